@@ -1,0 +1,98 @@
+"""What a hook tells of its engine, and the bounded buffer it tells it to.
+
+Events are plain tuples: inside an engine's token loop a dataclass would cost more than the
+whole hook may.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+Part = tuple[str, int, int, int]
+"""One request's part of a step: request, prefill tokens, decode tokens, context tokens."""
+
+StepEvent = tuple[Literal["step"], str, int, int, tuple[Part, ...]]
+"""One step: tag, model, start_ns, end_ns (CLOCK_MONOTONIC), parts; no parts: breakdown unknown."""
+
+FinishEvent = tuple[Literal["finish"], str, int, str, int, int, int, bool]
+"""End of a request: tag, model, t_ns, request, prompt, cached, decode tokens, aborted."""
+
+Event = StepEvent | FinishEvent
+
+DEFAULT_LIMIT = 65_536
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a stretch of events held."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    finishes: int = 0
+
+    @property
+    def events(self) -> int:
+        """Steps and finishes together."""
+        return self.steps + self.finishes
+
+    def count(self, event: Event) -> None:
+        """Adds one event."""
+        if event[0] == "finish":
+            self.finishes += 1
+            return
+        self.steps += 1
+        for _, prefill_tokens, decode_tokens, _ in event[4]:
+            self.prefill_tokens += prefill_tokens
+            self.decode_tokens += decode_tokens
+
+
+class EventBuffer:
+    """Holds the newest events until the reporter takes them; the oldest make room, counted.
+
+    `add` is called by the engine's threads, `take` by the reporter's. There is no lock: under
+    the GIL each deque operation is atomic, and an int's += on an attribute lets no other thread
+    in. A deque with `maxlen` would not do: what it pushes out between the length check and the
+    append of another thread would go uncounted. So the bound is exceeded by at most one event
+    per thread.
+    """
+
+    __slots__ = ("_events", "_limit", "dropped")
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self._events: deque[Event] = deque()
+        self._limit = limit
+        self.dropped = Counts()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event) -> None:
+        """Appends an event in constant time."""
+        if len(self._events) >= self._limit:
+            self._push_out()
+        self._events.append(event)
+
+    def take(self, most: int) -> list[Event]:
+        """Removes and returns up to `most` of the oldest events, in order."""
+        taken: list[Event] = []
+        try:
+            while len(taken) < most:
+                taken.append(self._events.popleft())
+        except IndexError:
+            pass
+        return taken
+
+    def clear(self) -> None:
+        """Forgets everything: a forked child must not tell its parent's tokens again."""
+        self._events.clear()
+        self.dropped = Counts()
+
+    def _push_out(self) -> None:
+        try:
+            event = self._events.popleft()
+        except IndexError:
+            return
+        self.dropped.count(event)

@@ -1,0 +1,1 @@
+"""Sensors: one file per source of energy or of use."""

@@ -1,0 +1,92 @@
+"""The CPU's power where nothing measures it: a curve of load, and said to be one."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from wattledger.records import Device, DeviceKind, PowerReading, StaticBasis
+from wattledger_collectors.sensors.procfs import (
+    STAT_BYTES,
+    MachineTicks,
+    cpu_model,
+    machine_ticks,
+    open_readonly,
+)
+from wattledger_collectors.sensors.protocol import (
+    Absent,
+    MonotonicClock,
+    ReadFault,
+    Reading,
+    SensorSettings,
+)
+
+DEFAULT_TDP_W = 85.0
+IDLE_SHARE = 0.1
+_UW_PER_W = 1_000_000
+_DEVICE = "cpu0"
+
+
+class EstimateSensor:
+    """Tells `TDP * (0.1 + 0.9 * load**3)` once a second as `cpu0`, for hosts without RAPL.
+
+    `load` is the busy share of all CPU time since the last read; the first read only sets the
+    mark. The TDP is the config's, else 85 W; `note` says which. The idle power is the curve's
+    own. Source: the per-machine load curve and default TDP that CodeCarbon documents; /proc/stat.
+    """
+
+    name = "estimate"
+
+    def __init__(self, settings: SensorSettings, clock: MonotonicClock = time.monotonic_ns) -> None:
+        self.period_s = settings.power_period_s
+        self._settings = settings
+        self._clock = clock
+        self._tdp_w = settings.cpu_tdp_w if settings.cpu_tdp_w is not None else DEFAULT_TDP_W
+        self._descriptor: int | None = None
+        self._last: MachineTicks | None = None
+
+    @property
+    def note(self) -> str:
+        """Where the thermal design power is known from."""
+        if self._settings.cpu_tdp_w is None:
+            return f"TDP {self._tdp_w:g} W is a default; set power.cpu_tdp_w to the CPUs' own"
+        return f"TDP {self._tdp_w:g} W from config"
+
+    def open(self) -> tuple[Device, ...]:
+        """The one device; raises `Absent` where there is no /proc/stat."""
+        self.close()
+        path = self._settings.proc_root / "stat"
+        try:
+            self._descriptor = open_readonly(path)
+        except OSError as missing:
+            raise Absent(f"{path} cannot be read: {missing.strerror}") from missing
+        static_w, basis = self._settings.static_of(_DEVICE)
+        if static_w is None:
+            static_w, basis = IDLE_SHARE * self._tdp_w, StaticBasis.CATALOGUE
+        model = cpu_model(self._settings.proc_root)
+        return (Device(_DEVICE, DeviceKind.CPU, model, static_w, basis, estimated=True),)
+
+    def read(self) -> list[Reading]:
+        """Power since the last read; nothing where no CPU time has passed."""
+        if self._descriptor is None:
+            return []
+        try:
+            ticks = machine_ticks(os.pread(self._descriptor, STAT_BYTES, 0))
+        except (OSError, ValueError) as failed:
+            self._last = None
+            reason = f"{self._settings.proc_root / 'stat'}: {failed}"
+            return [ReadFault(_DEVICE, self._clock(), reason)]
+        now_ns = self._clock()
+        last, self._last = self._last, ticks
+        if last is None or ticks.all <= last.all:
+            return []
+        load = min(max((ticks.busy - last.busy) / (ticks.all - last.all), 0.0), 1.0)
+        power_w = self._tdp_w * (IDLE_SHARE + (1.0 - IDLE_SHARE) * load**3)
+        return [PowerReading(_DEVICE, now_ns, round(power_w * _UW_PER_W))]
+
+    def close(self) -> None:
+        """Close /proc/stat."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        self._last = None

@@ -1,0 +1,1 @@
+"""Workloads: whose a process is."""

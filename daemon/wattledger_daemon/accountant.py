@@ -1,0 +1,211 @@
+"""The daemon's heart: evidence in, pages out; no clock, no I/O, no logging.
+
+An `Accountant` is a fold over evidence. It closes windows on the UTC grid once the watermark
+has passed, and makes a booked window's page again when a late event touches it, as long as
+the evidence of that window is still kept. The same evidence in the same order always gives
+the same pages, so that a journal of it is all a restarted daemon needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from wattledger.records import NS_PER_S, Clock, Evidence, Finish, Page, Step
+from wattledger_daemon.evidence import EvidenceBook, Touched
+from wattledger_daemon.metering import MAX_GAP_NS
+from wattledger_daemon.paging import EventCounts, Window, make_page
+
+_HOUR_NS = 3600 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class AccountantSettings:
+    """Lengths in nanoseconds; `horizon_ns` None keeps all evidence (a replay)."""
+
+    window_ns: int = 5 * NS_PER_S
+    watermark_ns: int = 10 * NS_PER_S
+    max_gap_ns: int = MAX_GAP_NS
+    horizon_ns: int | None = 600 * NS_PER_S
+
+
+class Accountant:
+    """Folds one host's evidence into pages. `t_ns` is CLOCK_MONOTONIC throughout."""
+
+    def __init__(self, clock: Clock, settings: AccountantSettings) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._evidence = EvidenceBook(settings.max_gap_ns)
+        self._windows: list[Window] = []
+        self._dirty: set[Window] = set()
+        self._events: list[tuple[int, EventCounts]] = []
+        self._booked_until_ns: int | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that windows are cut by now."""
+        return self._clock
+
+    @property
+    def booked_until_ns(self) -> int | None:
+        """End of the last booked window; None before the first."""
+        return self._booked_until_ns
+
+    @property
+    def latest_ns(self) -> int | None:
+        """The latest moment that any evidence speaks of; None without evidence."""
+        return self._evidence.latest_ns
+
+    # ------------------------------------------------------------------ evidence
+
+    def observe(self, evidence: Evidence) -> None:
+        """Take a piece of evidence, in any order but a device's own readings.
+
+        A late step or finish dirties the windows it touches. Where their evidence is gone it
+        keeps its tokens and gets no energy: that stays with the engine's idle time.
+        """
+        if isinstance(evidence, Step | Finish):
+            evidence = self._within_reach(evidence)
+        touched = self._evidence.observe(evidence)
+        if touched is None:
+            return
+        if touched.duplicate:
+            self._count(EventCounts(duplicates=1))
+        elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
+            self._mark(touched)
+
+    def _within_reach(self, event: Step | Finish) -> Step | Finish:
+        start_ns = event.start_ns if isinstance(event, Step) else event.t_ns
+        reach_ns = self._windows[0].start_ns if self._windows else self._booked_until_ns
+        if self._booked_until_ns is None or reach_ns is None or start_ns >= reach_ns:
+            return event
+        self._count(EventCounts(late=1))
+        if isinstance(event, Step):
+            return replace(event, start_ns=self._booked_until_ns, end_ns=self._booked_until_ns)
+        return replace(event, t_ns=self._booked_until_ns)
+
+    def _mark(self, touched: Touched) -> None:
+        dirty = [
+            window
+            for window in self._windows
+            if window.start_ns < max(touched.end_ns, touched.start_ns + 1)
+            and window.end_ns > touched.start_ns
+        ]
+        self._dirty.update(dirty)
+        if dirty and touched.engine_event:
+            self._count(EventCounts(late=1))
+
+    def count(self, t_ns: int, *, duplicates: int = 0, dropped: int = 0) -> None:
+        """Count engine events that never became evidence, in the window that holds `t_ns`."""
+        self._events.append((t_ns, EventCounts(duplicates=duplicates, dropped=dropped)))
+
+    def _count(self, counts: EventCounts) -> None:
+        now_ns = max(self._evidence.latest_ns or 0, self._booked_until_ns or 0)
+        self._events.append((now_ns, counts))
+
+    # --------------------------------------------------------------------- pages
+
+    def due(self, now_ns: int) -> list[Page]:
+        """Pages to book now, oldest first: dirty windows, and those past the watermark.
+
+        Nothing is forgotten or advanced until `booked` is told of each page.
+        """
+        ripe_ns = now_ns - self._settings.watermark_ns
+        fresh = [window for window in self._open_windows(ripe_ns) if window.end_ns <= ripe_ns]
+        return self._pages(fresh)
+
+    def flush(self, until_ns: int) -> list[Page]:
+        """Pages of everything before `until_ns`, the last window cut short there."""
+        return self._pages(list(self._open_windows(until_ns)))
+
+    def _pages(self, fresh: list[Window]) -> list[Page]:
+        dirty = sorted(self._dirty, key=lambda window: window.start_ns)
+        return [make_page(self._evidence, w, self._counts_in(w)) for w in (*dirty, *fresh)]
+
+    def _open_windows(self, until_ns: int) -> Iterator[Window]:
+        """Windows not yet booked that start before `until_ns`, the last one cut there."""
+        start_ns = self._booked_until_ns
+        if start_ns is None:
+            first_ns = self._evidence.first_ns
+            if first_ns is None:
+                return
+            start_ns = self._grid_floor(first_ns, self._settings.window_ns)
+        while start_ns < until_ns:
+            end_ns = self._window_end(start_ns, until_ns)
+            yield Window(self._clock, start_ns, min(end_ns, until_ns))
+            start_ns = end_ns
+
+    def _window_end(self, start_ns: int, until_ns: int) -> int:
+        """The next edge of the UTC grid; a void hour, aligned, is one window."""
+        window_ns = self._settings.window_ns
+        hour_end_ns = start_ns + _HOUR_NS
+        if (
+            self._grid_floor(start_ns, _HOUR_NS) == start_ns
+            and hour_end_ns <= until_ns
+            and self._evidence.is_void(start_ns, hour_end_ns)
+        ):
+            return hour_end_ns
+        return self._grid_floor(start_ns, window_ns) + window_ns
+
+    def _grid_floor(self, t_ns: int, grid_ns: int) -> int:
+        utc_ns = self._clock.epoch_ns + t_ns
+        return utc_ns - utc_ns % grid_ns - self._clock.epoch_ns
+
+    def _counts_in(self, window: Window) -> EventCounts:
+        inside = [c for t_ns, c in self._events if window.start_ns <= t_ns < window.end_ns]
+        return EventCounts(
+            sum(c.late for c in inside),
+            sum(c.duplicates for c in inside),
+            sum(c.dropped for c in inside),
+        )
+
+    # -------------------------------------------------------------------- booking
+
+    def booked(self, page: Page) -> str:
+        """Go on past a page that is on disk; returns the line that `restore` folds back."""
+        epoch_ns = page.clock.epoch_ns
+        window = Window(page.clock, page.start_ns - epoch_ns, page.end_ns - epoch_ns)
+        self._book(window)
+        return json.dumps(
+            {
+                "host": page.clock.host,
+                "boot_id": page.clock.boot_id,
+                "epoch_ns": epoch_ns,
+                "start_ns": window.start_ns,
+                "end_ns": window.end_ns,
+            }
+        )
+
+    def restore(self, booked_json: str) -> None:
+        """Fold back a line that `booked` returned."""
+        line = json.loads(booked_json)
+        clock = Clock(line["host"], line["boot_id"], line["epoch_ns"])
+        self._book(Window(clock, line["start_ns"], line["end_ns"]))
+
+    def _book(self, window: Window) -> None:
+        self._dirty.discard(window)
+        if self._booked_until_ns is not None and window.end_ns <= self._booked_until_ns:
+            return
+        self._booked_until_ns = window.end_ns
+        self._windows.append(window)
+        for device in self._evidence.devices:
+            self._evidence.meter(device.device).pin(window.end_ns)
+        if self._settings.horizon_ns is not None:
+            self.forget_before(window.end_ns - self._settings.horizon_ns)
+
+    def re_anchor(self, clock: Clock, t_ns: int) -> None:
+        """Cut windows by another clock from `t_ns` on, which must be booked up to."""
+        if self._booked_until_ns is not None and self._booked_until_ns != t_ns:
+            raise ValueError("flush and book everything before the clock changes")
+        self._clock = clock
+
+    def roster(self) -> list[Evidence]:
+        """Devices, processes, engines and pinned costs known now."""
+        return list(self._evidence.roster())
+
+    def forget_before(self, t_ns: int) -> None:
+        """Forget what ended by `t_ns`; only windows whose evidence is whole stay in reach."""
+        self._evidence.forget_before(t_ns)
+        self._windows = [window for window in self._windows if window.start_ns >= t_ns]
+        self._events = [entry for entry in self._events if entry[0] >= t_ns]

@@ -1,0 +1,7 @@
+"""Who caused a device's energy: device -> process -> step -> request and phase.
+
+shares   level 1: a device's energy among the processes that hold it
+cost     what one step costs each request and phase (closed-form Shapley value)
+steps    level 2: an engine's energy among its steps
+window   both levels over one window, rounded once into integer postings
+"""

@@ -1,0 +1,340 @@
+"""Both levels of attribution over one window, rounded once into integers that sum exactly.
+
+All shares are worked out in floating point; each device's static energy, dynamic energy and
+time are then apportioned by largest remainder, so the books balance whatever the floats did.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from wattledger.apportion import apportion, between
+from wattledger.records import (
+    Account,
+    Activity,
+    Amounts,
+    CostModel,
+    Device,
+    Engine,
+    Process,
+    Quality,
+    Step,
+    UseRecord,
+)
+from wattledger_daemon.attribution.cost import phase_shares
+from wattledger_daemon.attribution.shares import Holder, Nobody, shares_of
+from wattledger_daemon.attribution.steps import BusyTime, Quantities
+from wattledger_daemon.metering import EnergyInterval
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWindow:
+    """What is known of one device in a window: its energy, and who used it when.
+
+    `intervals` ascend and are cut at the edges of `uses`; so each lies within one use record
+    or none. Where records overlap, the one that began last holds.
+    """
+
+    device: Device
+    intervals: Sequence[EnergyInterval]
+    uses: Sequence[UseRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWindow:
+    """What is known of one engine in a window; `token_device` carries its tokens."""
+
+    engine: Engine
+    cost: CostModel
+    steps: Sequence[Step]
+    token_device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One account's part of a device over the whole window, before it is dated."""
+
+    device: str
+    account: Account
+    request: str | None
+    amounts: Amounts
+
+
+_Key = tuple[Account, str | None]
+_Weights = tuple[float, float, float]
+_Laid = Sequence[tuple[EnergyInterval, Quantities]]
+
+
+class _Draft:
+    """One device's parts before rounding: by account, and by step of an engine."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.parts: dict[_Key, Quantities] = defaultdict(Quantities)
+        self.by_step: dict[tuple[str, int, Quality], Quantities] = defaultdict(Quantities)
+
+
+class WindowBooks:
+    """Attributes the energy of every device of a host in [start_ns, end_ns)."""
+
+    def __init__(
+        self,
+        start_ns: int,
+        end_ns: int,
+        engines: Sequence[EngineWindow],
+        processes: Mapping[int, Process],
+    ) -> None:
+        self._start_ns, self._end_ns = start_ns, end_ns
+        self._engines = {item.engine.engine: item for item in engines}
+        self._engine_of_pid = {
+            pid: item.engine.engine for item in engines for pid in item.engine.pids
+        }
+        self._processes = processes
+        self._busy = {
+            name: BusyTime(item.steps, item.cost, start_ns, end_ns)
+            for name, item in self._engines.items()
+        }
+
+    def entries(self, devices: Iterable[DeviceWindow]) -> list[Entry]:
+        """Every entry of the window; per device they sum to its metered energy and time."""
+        return [entry for device in devices for entry in self._device_entries(device)]
+
+    # ---------------------------------------------------------------- one device
+
+    def _device_entries(self, window: DeviceWindow) -> Iterator[Entry]:
+        draft = _Draft(window.device)
+        energy_uj = sum(interval.energy_uj for interval in window.intervals)
+        length_ns = sum(interval.length_ns for interval in window.intervals)
+        static_uj = _static_uj(window.device, energy_uj, length_ns)
+        laid = _lay(window, static_uj, energy_uj - static_uj, length_ns)
+        for use, intervals in _by_use(window, laid):
+            self._share(draft, use, intervals)
+        self._to_requests(draft)
+        amounts = _round(draft.parts, static_uj, energy_uj - static_uj, length_ns)
+        self._add_tokens(window.device, amounts)
+        for (account, request), amount in amounts.items():
+            if amount != Amounts():
+                yield Entry(window.device.device, account, request, amount)
+
+    def _share(self, draft: _Draft, use: UseRecord | None, laid: _Laid) -> None:
+        """Level 1 under one use record, and level 2 for those holders that are engines."""
+        shares = shares_of(draft.device.kind, use)
+        by_quality: dict[Quality, Quantities] = defaultdict(Quantities)
+        for interval, quantity in laid:
+            by_quality[interval.quality].add(quantity, 1.0)
+        engines: dict[str, _Weights] = {}
+        # Not a set: the order of float sums must be the same in every run.
+        for holder in dict.fromkeys([*shares.static, *shares.dynamic, *shares.time]):
+            weights = (
+                shares.static.get(holder, 0.0),
+                shares.dynamic.get(holder, 0.0),
+                shares.time.get(holder, 0.0),
+            )
+            engine = self._engine_of_pid.get(holder) if isinstance(holder, int) else None
+            if engine is not None:
+                held = engines.get(engine, (0.0, 0.0, 0.0))
+                engines[engine] = (
+                    held[0] + weights[0],
+                    held[1] + weights[1],
+                    held[2] + weights[2],
+                )
+                continue
+            for quality, quantity in by_quality.items():
+                account = self._holder_account(draft.device, holder, shares.method, quality)
+                draft.parts[account, None].add(_scaled(quantity, weights), 1.0)
+        for engine, weights in engines.items():
+            self._to_steps(draft, engine, weights, laid)
+
+    def _holder_account(
+        self, device: Device, holder: Holder, method: str, quality: Quality
+    ) -> Account:
+        account = Account(Activity.PROCESS, quality, method, device.static_basis)
+        if holder is Nobody.SYSTEM:
+            return replace(account, workload="system")
+        if isinstance(holder, Nobody):
+            return replace(account, activity=Activity(holder.value))
+        process = self._processes.get(holder)
+        if process is None:
+            return account
+        return replace(account, workload=process.workload, job=process.job)
+
+    # ------------------------------------------------------------------- engines
+
+    def _to_steps(self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid) -> None:
+        busy = self._busy[engine]
+        for interval, quantity in laid:
+            steps, idle = busy.split(
+                interval.start_ns,
+                interval.end_ns,
+                _scaled(quantity, weights),
+                static_known=draft.device.static_w is not None,
+            )
+            account = self._engine_account(
+                draft.device, engine, Activity.ENGINE_IDLE, interval.quality
+            )
+            draft.parts[account, None].add(idle, 1.0)
+            for index, part in steps.items():
+                draft.by_step[engine, index, interval.quality].add(part, 1.0)
+
+    def _to_requests(self, draft: _Draft) -> None:
+        for (engine, index, quality), part in draft.by_step.items():
+            step, cost = self._busy[engine].steps[index], self._engines[engine].cost
+            if not step.requests:
+                account = self._engine_account(draft.device, engine, Activity.UNATTRIBUTED, quality)
+                draft.parts[account, None].add(part, 1.0)
+            for request, activity, share in phase_shares(step, cost):
+                account = self._engine_account(draft.device, engine, activity, quality)
+                draft.parts[account, request].add(part, share)
+
+    def _engine_account(
+        self, device: Device, engine: str, activity: Activity, quality: Quality
+    ) -> Account:
+        item = self._engines[engine]
+        workload, job = owner_of(item.engine, self._processes)
+        phased = activity in (Activity.PREFILL, Activity.DECODE)
+        return Account(
+            activity=activity,
+            quality=quality,
+            method=item.cost.method if phased else "steps",
+            static_basis=device.static_basis,
+            workload=workload,
+            job=job,
+            engine=engine,
+            model=item.engine.model,
+        )
+
+    # -------------------------------------------------------------------- tokens
+
+    def _add_tokens(self, device: Device, amounts: dict[_Key, Amounts]) -> None:
+        """Add the tokens of engines that this device carries, each step's part in the window."""
+        for name, item in self._engines.items():
+            if item.token_device != device.device:
+                continue
+            counts = self._token_counts(item.steps)
+            keys = _best_keys(name, amounts)
+            for (request, activity), tokens in counts.items():
+                quality = Quality.ESTIMATED if device.estimated else Quality.MEASURED
+                fresh = (self._engine_account(device, name, activity, quality), request)
+                key = keys.get((request, activity), fresh)
+                held = amounts.get(key, Amounts())
+                amounts[key] = (
+                    replace(held, prefill_tokens=held.prefill_tokens + tokens)
+                    if activity is Activity.PREFILL
+                    else replace(held, decode_tokens=held.decode_tokens + tokens)
+                )
+
+    def _token_counts(self, steps: Sequence[Step]) -> dict[tuple[str, Activity], int]:
+        counts: dict[tuple[str, Activity], int] = defaultdict(int)
+        for step in steps:
+            for tokens in step.requests:
+                for activity, count in (
+                    (Activity.PREFILL, tokens.prefill_tokens),
+                    (Activity.DECODE, tokens.decode_tokens),
+                ):
+                    inside = between(
+                        count, step.start_ns, step.end_ns, self._start_ns, self._end_ns
+                    )
+                    if inside:
+                        counts[tokens.request, activity] += inside
+        return counts
+
+
+def owner_of(engine: Engine, processes: Mapping[int, Process]) -> tuple[str | None, str | None]:
+    """(workload, job) of an engine: that of its first process that has either."""
+    for pid in engine.pids:
+        process = processes.get(pid)
+        if process is not None and (process.workload is not None or process.job is not None):
+            return process.workload, process.job
+    return None, None
+
+
+def _static_uj(device: Device, energy_uj: int, length_ns: int) -> int:
+    """min(E, P_idle * dt); 0 where idle power is unknown."""
+    if device.static_w is None:
+        return 0
+    return min(energy_uj, round(device.static_w * length_ns / 1000))
+
+
+def _lay(
+    window: DeviceWindow, static_uj: int, dynamic_uj: int, length_ns: int
+) -> list[tuple[EnergyInterval, Quantities]]:
+    """Static energy over the intervals by time, dynamic by each one's excess over idle power."""
+    idle_uj_per_ns = (window.device.static_w or 0.0) / 1000
+    excess_uj = [
+        max(interval.energy_uj - idle_uj_per_ns * interval.length_ns, 0.0)
+        for interval in window.intervals
+    ]
+    # No excess and yet dynamic energy: a microjoule that rounding left over.
+    per_excess = dynamic_uj / sum(excess_uj) if any(excess_uj) else 0.0
+    return [
+        (
+            interval,
+            Quantities(
+                static_uj * interval.length_ns / length_ns,
+                excess * per_excess,
+                float(interval.length_ns),
+            ),
+        )
+        for interval, excess in zip(window.intervals, excess_uj, strict=True)
+    ]
+
+
+def _by_use(
+    window: DeviceWindow, laid: Sequence[tuple[EnergyInterval, Quantities]]
+) -> Iterator[tuple[UseRecord | None, list[tuple[EnergyInterval, Quantities]]]]:
+    """Intervals grouped by the use record that holds them."""
+    uses = sorted(window.uses, key=lambda use: (use.start_ns, use.end_ns))
+    groups: dict[int, list[tuple[EnergyInterval, Quantities]]] = defaultdict(list)
+    for item in laid:
+        interval = item[0]
+        holding = [
+            index
+            for index, use in enumerate(uses)
+            if use.start_ns <= interval.start_ns and interval.end_ns <= use.end_ns
+        ]
+        groups[holding[-1] if holding else -1].append(item)
+    for index, items in groups.items():
+        yield (uses[index] if index >= 0 else None), items
+
+
+def _scaled(quantity: Quantities, weights: _Weights) -> Quantities:
+    return Quantities(
+        quantity.static_uj * weights[0],
+        quantity.dynamic_uj * weights[1],
+        quantity.device_ns * weights[2],
+    )
+
+
+def _round(
+    parts: Mapping[_Key, Quantities], static_uj: int, dynamic_uj: int, length_ns: int
+) -> dict[_Key, Amounts]:
+    """Integer amounts per key; each column sums to its total exactly."""
+    static = _column(static_uj, {key: part.static_uj for key, part in parts.items()})
+    dynamic = _column(dynamic_uj, {key: part.dynamic_uj for key, part in parts.items()})
+    time = _column(length_ns, {key: part.device_ns for key, part in parts.items()})
+    return {
+        key: Amounts(static.get(key, 0), dynamic.get(key, 0), time.get(key, 0)) for key in parts
+    }
+
+
+def _column(total: int, weights: Mapping[_Key, float]) -> dict[_Key, int]:
+    """`apportion` among those with a claim; with no claim at all, among everyone."""
+    if not total:
+        return {}
+    claims = {key: weight for key, weight in weights.items() if weight > 0.0}
+    return apportion(total, claims or dict.fromkeys(weights, 1.0))
+
+
+def _best_keys(engine: str, amounts: Mapping[_Key, Amounts]) -> dict[tuple[str, Activity], _Key]:
+    """Per request and phase of an engine, the key that holds most of its energy."""
+    best: dict[tuple[str, Activity], _Key] = {}
+    for key, amount in amounts.items():
+        account, request = key
+        if account.engine != engine or request is None:
+            continue
+        place = (request, account.activity)
+        if place not in best or amount.energy_uj > amounts[best[place]].energy_uj:
+            best[place] = key
+    return best

@@ -1,0 +1,184 @@
+"""What an engine's batch may say, and the evidence it becomes. Pure.
+
+Negative counts cannot be told on the wire; everything else that would harm the books is
+refused here, by field, before any of the batch is taken in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from wattledger.records import NS_PER_S, Engine, Evidence, Finish, RequestTokens, Step
+from wattledger_proto.v1 import collect_pb2
+
+MAX_CLOCK_SKEW_NS = 60 * NS_PER_S
+MAX_AGE_NS = 24 * 3600 * NS_PER_S
+MAX_ENTRIES = 100_000
+MAX_COUNT = 2**31
+MAX_SEQUENCE = 2**63 - 1
+MAX_TEXT = 512
+MAX_PIDS = 1024
+MAX_PID = 2**22
+"""Bounds of one batch; MAX_PID is the kernel's own (proc(5), pid_max)."""
+
+_SEQ_MASK = 2**63 - 1
+
+
+class BadBatchError(Exception):
+    """A batch that is refused; the text names the field and what it must be."""
+
+
+def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> None:
+    """Raise BadBatchError where a batch is malformed; `now_ns` is CLOCK_MONOTONIC.
+
+    A batch may have waited out the daemon, so only a question about progress, which is always
+    fresh, must bear the present time; any batch must not come from the future.
+    """
+    _check_head(batch, boot_id, now_ns)
+    _check_engine(batch.engine)
+    entries = len(batch.steps) + len(batch.finishes) + len(batch.request_ids)
+    entries += sum(len(step.requests) for step in batch.steps)
+    _require(entries <= MAX_ENTRIES, "steps", f"hold {entries} entries, at most {MAX_ENTRIES}")
+    ids = batch.request_ids
+    for request_id in ids:
+        _check_text("request_ids", request_id)
+    _require(len(set(ids)) == len(ids), "request_ids", "name a request twice")
+    span = max(0, now_ns - MAX_AGE_NS), now_ns + MAX_CLOCK_SKEW_NS
+    for at, step in enumerate(batch.steps):
+        _check_step(f"steps[{at}]", step, len(ids), span)
+    for at, finish in enumerate(batch.finishes):
+        _check_finish(f"finishes[{at}]", finish, len(ids), span)
+
+
+def engine_of(registration: collect_pb2.EngineRegistration) -> Engine:
+    """A registration as the engine it describes."""
+    model = registration.model or None
+    return Engine(registration.engine, registration.kind, model, tuple(registration.pids))
+
+
+def events_of(batch: collect_pb2.Batch) -> tuple[Evidence, ...]:
+    """A checked batch's steps and finishes, in its order.
+
+    A step's `seq` is made of source, batch and place, so that it is the same whenever the
+    batch is read, and another for a restarted engine of the same name.
+    """
+    engine = batch.engine.engine
+    ids = list(batch.request_ids)
+    name = f"{batch.source}\0{batch.sequence}".encode()
+    first_seq = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest())
+    steps = (
+        Step(
+            engine,
+            (first_seq + at) & _SEQ_MASK,
+            step.start_ns,
+            step.end_ns,
+            tuple(
+                map(
+                    RequestTokens,
+                    [ids[index] for index in step.requests],
+                    step.prefill_tokens,
+                    step.decode_tokens,
+                    step.context_tokens,
+                )
+            ),
+        )
+        for at, step in enumerate(batch.steps)
+    )
+    finishes = (
+        Finish(
+            engine,
+            ids[finish.request],
+            finish.t_ns,
+            finish.prompt_tokens,
+            finish.cached_tokens,
+            finish.decode_tokens,
+        )
+        for finish in batch.finishes
+    )
+    return (*steps, *finishes)
+
+
+def _check_head(batch: collect_pb2.Batch, boot_id: str, now_ns: int) -> None:
+    _check_text("source", batch.source)
+    _require(batch.boot_id == boot_id, "boot_id", f"is not this host's, which is {boot_id}")
+    _require(batch.sequence <= MAX_SEQUENCE, "sequence", f"above {MAX_SEQUENCE}")
+    oldest_ns = now_ns - (MAX_AGE_NS if batch.sequence else MAX_CLOCK_SKEW_NS)
+    fresh = oldest_ns <= batch.sent_ns <= now_ns + MAX_CLOCK_SKEW_NS
+    _require(fresh, "sent_ns", f"is {batch.sent_ns}, this host's CLOCK_MONOTONIC {now_ns}")
+    question = not batch.sequence and (batch.steps or batch.finishes)
+    _require(not question, "sequence", "is 0 for a batch with events; begin at 1")
+
+
+def _check_engine(registration: collect_pb2.EngineRegistration) -> None:
+    _check_text("engine.engine", registration.engine)
+    _check_text("engine.kind", registration.kind)
+    for field in ("model", "workload", "job"):
+        value: str = getattr(registration, field)
+        _check_text(f"engine.{field}", value, empty=True)
+    pids = registration.pids
+    _require(len(pids) <= MAX_PIDS, "engine.pids", f"name {len(pids)}, at most {MAX_PIDS}")
+    _require(all(0 < pid <= MAX_PID for pid in pids), "engine.pids", "name no process")
+    _require(len(set(pids)) == len(pids), "engine.pids", "name a process twice")
+
+
+def _check_step(field: str, step: collect_pb2.Step, ids: int, span: tuple[int, int]) -> None:
+    _require(
+        step.end_ns >= step.start_ns,
+        f"{field}.end_ns",
+        f"is {step.end_ns}, before its start {step.start_ns}",
+    )
+    _check_time(f"{field}.start_ns", step.start_ns, span)
+    _check_time(f"{field}.end_ns", step.end_ns, span)
+    requests = step.requests
+    if not requests and not step.prefill_tokens and not step.decode_tokens:
+        return
+    _check_indices(f"{field}.requests", requests, ids)
+    _require(
+        len(set(requests)) == len(requests), f"{field}.requests", "name a request twice in one step"
+    )
+    for name in ("prefill_tokens", "decode_tokens", "context_tokens"):
+        counts: list[int] = getattr(step, name)
+        _require(
+            len(counts) == len(requests),
+            f"{field}.{name}",
+            f"has {len(counts)} entries for {len(requests)} requests",
+        )
+        _require(max(counts) <= MAX_COUNT, f"{field}.{name}", f"counts above {MAX_COUNT}")
+
+
+def _check_finish(field: str, finish: collect_pb2.Finish, ids: int, span: tuple[int, int]) -> None:
+    _check_indices(f"{field}.request", (finish.request,), ids)
+    _check_time(f"{field}.t_ns", finish.t_ns, span)
+    for name in ("prompt_tokens", "decode_tokens"):
+        count: int = getattr(finish, name)
+        _require(count <= MAX_COUNT, f"{field}.{name}", f"is {count}, at most {MAX_COUNT}")
+    _require(
+        finish.cached_tokens <= finish.prompt_tokens,
+        f"{field}.cached_tokens",
+        f"is {finish.cached_tokens}, above prompt_tokens {finish.prompt_tokens}",
+    )
+
+
+def _check_indices(field: str, indices: Iterable[int], ids: int) -> None:
+    highest = max(indices, default=-1)
+    _require(0 <= highest < ids, field, f"point to {highest}, request_ids holds {ids}")
+
+
+def _check_time(field: str, t_ns: int, span: tuple[int, int]) -> None:
+    earliest_ns, latest_ns = span
+    _require(
+        earliest_ns <= t_ns <= latest_ns,
+        field,
+        f"is {t_ns}, outside {earliest_ns} to {latest_ns} of CLOCK_MONOTONIC",
+    )
+
+
+def _check_text(field: str, value: str, *, empty: bool = False) -> None:
+    _require(bool(value) or empty, field, "is empty")
+    _require(len(value) <= MAX_TEXT, field, f"is longer than {MAX_TEXT} characters")
+
+
+def _require(holds: bool, field: str, why: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not holds:
+        raise BadBatchError(f"{field} {why}")

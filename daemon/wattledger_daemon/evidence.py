@@ -1,0 +1,279 @@
+"""What the heart remembers of a host: meters, use, engines and their steps, in order of time."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from wattledger.records import (
+    DEFAULT_COST_MODEL,
+    CostModel,
+    CounterReading,
+    Device,
+    DeviceKind,
+    Engine,
+    Evidence,
+    Finish,
+    PinnedCost,
+    PowerReading,
+    Process,
+    Step,
+    UseRecord,
+)
+from wattledger_daemon.attribution.window import DeviceWindow, EngineWindow
+from wattledger_daemon.metering import MAX_GAP_NS, Meter
+from wattledger_daemon.timeline import Timeline
+
+_KIND_ORDER = (DeviceKind.GPU, DeviceKind.CPU, DeviceKind.DRAM, DeviceKind.NODE)
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """The stretch of time that a piece of evidence speaks of."""
+
+    start_ns: int
+    end_ns: int
+    engine_event: bool = False
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A finish as a stretch of one nanosecond."""
+
+    start_ns: int
+    end_ns: int
+    finish: Finish
+
+
+def natural_order(device: Device) -> tuple[int, str, int]:
+    """Kind first (gpu, cpu, dram, node), then gpu2 before gpu10."""
+    digits = re.search(r"(\d+)$", device.device)
+    stem = device.device[: digits.start()] if digits else device.device
+    return _KIND_ORDER.index(device.kind), stem, int(digits.group(1)) if digits else -1
+
+
+class EvidenceBook:
+    """Evidence of one host since `forget_before`, deduplicated by what it says."""
+
+    def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
+        self._max_gap_ns = max_gap_ns
+        self._devices: dict[str, Device] = {}
+        self._meters: dict[str, Meter] = {}
+        self._uses: dict[str, Timeline[UseRecord]] = defaultdict(Timeline)
+        self._pids_seen_ns: dict[str, dict[int, int]] = defaultdict(dict)
+        self._processes: dict[int, Process] = {}
+        self._engines: dict[str, Engine] = {}
+        self._costs: dict[str, CostModel] = {}
+        self._steps: dict[str, Timeline[Step]] = defaultdict(Timeline)
+        self._step_seqs: dict[str, set[int]] = defaultdict(set)
+        self._ended: Timeline[Ended] = Timeline()
+        self._finished: set[tuple[str, str]] = set()
+        self._token_devices: dict[str, str] = {}
+        self.latest_ns: int | None = None
+
+    # ------------------------------------------------------------------ taking in
+
+    def observe(self, evidence: Evidence) -> Touched | None:
+        """Remember a piece of evidence; None where it is not about a stretch of time."""
+        touched = self._take(evidence)
+        if touched is not None and (self.latest_ns is None or touched.end_ns > self.latest_ns):
+            self.latest_ns = touched.end_ns
+        return touched
+
+    def _take(self, evidence: Evidence) -> Touched | None:
+        match evidence:
+            case CounterReading():
+                self._meters[evidence.device].read_counter(evidence)
+                return Touched(evidence.t_ns, evidence.t_ns)
+            case PowerReading():
+                self._meters[evidence.device].read_power(evidence)
+                return Touched(evidence.t_ns, evidence.t_ns)
+            case UseRecord():
+                return self._take_use(evidence)
+            case Step():
+                return self._take_step(evidence)
+            case Finish():
+                return self._take_finish(evidence)
+            case Device():
+                self._take_device(evidence)
+            case Process():
+                self._take_process(evidence)
+            case Engine():
+                self._engines[evidence.engine] = evidence
+            case PinnedCost():
+                self._costs[evidence.engine] = evidence.cost
+        return None
+
+    def _take_device(self, device: Device) -> None:
+        self._devices[device.device] = device
+        if device.device not in self._meters:
+            self._meters[device.device] = Meter(
+                wrap_uj=device.wrap_uj, estimated=device.estimated, max_gap_ns=self._max_gap_ns
+            )
+
+    def _take_use(self, use: UseRecord) -> Touched:
+        self._uses[use.device].add(use)
+        seen_ns = self._pids_seen_ns[use.device]
+        for process in use.processes:
+            seen_ns[process.pid] = max(use.end_ns, seen_ns.get(process.pid, use.end_ns))
+        return Touched(use.start_ns, use.end_ns)
+
+    def _take_step(self, step: Step) -> Touched:
+        touched = Touched(step.start_ns, step.end_ns, engine_event=True)
+        if step.seq in self._step_seqs[step.engine]:
+            return replace(touched, duplicate=True)
+        self._step_seqs[step.engine].add(step.seq)
+        self._steps[step.engine].add(step)
+        return touched
+
+    def _take_finish(self, finish: Finish) -> Touched:
+        touched = Touched(finish.t_ns, finish.t_ns + 1, engine_event=True)
+        key = (finish.engine, finish.request)
+        if key in self._finished:
+            return replace(touched, duplicate=True)
+        self._finished.add(key)
+        self._ended.add(Ended(finish.t_ns, finish.t_ns + 1, finish))
+        return touched
+
+    def _take_process(self, process: Process) -> None:
+        """What is known of a living process is kept; another start time is another process."""
+        known = self._processes.get(process.pid)
+        if known is not None and process.start in (known.start, 0):
+            process = Process(
+                process.pid,
+                known.start,
+                process.workload if process.workload is not None else known.workload,
+                process.job if process.job is not None else known.job,
+            )
+        elif known is not None and known.start:
+            for name, engine in self._engines.items():
+                if process.pid in engine.pids:
+                    pids = tuple(pid for pid in engine.pids if pid != process.pid)
+                    self._engines[name] = replace(engine, pids=pids)
+        self._processes[process.pid] = process
+
+    # -------------------------------------------------------------------- answers
+
+    @property
+    def first_ns(self) -> int | None:
+        """Where the evidence begins; None where there is none to book."""
+        starts = [meter.first_ns for meter in self._meters.values()]
+        starts += [steps.first_ns for steps in self._steps.values() if steps]
+        starts += [self._ended.first_ns] if self._ended else []
+        return min((start for start in starts if start is not None), default=None)
+
+    @property
+    def devices(self) -> list[Device]:
+        """Known devices, GPUs first."""
+        return sorted(self._devices.values(), key=natural_order)
+
+    @property
+    def processes(self) -> dict[int, Process]:
+        """Known processes by pid."""
+        return self._processes
+
+    def meter(self, device: str) -> Meter:
+        """The meter of a known device."""
+        return self._meters[device]
+
+    def device_window(self, device: Device, start_ns: int, end_ns: int) -> DeviceWindow:
+        """A device's energy and use in a window."""
+        uses = self._uses[device.device].touching(start_ns, end_ns)
+        cuts = [edge for use in uses for edge in (use.start_ns, use.end_ns)]
+        intervals = self._meters[device.device].intervals(start_ns, end_ns, cuts)
+        return DeviceWindow(device, intervals, uses)
+
+    def engine_windows(self, start_ns: int, end_ns: int) -> list[EngineWindow]:
+        """Every known engine with its steps in a window, by name."""
+        return [
+            EngineWindow(
+                engine,
+                self.cost_of(name),
+                sorted(
+                    self._steps[name].touching(start_ns, end_ns),
+                    key=lambda step: (step.start_ns, step.end_ns, step.seq),
+                ),
+                self.token_device(engine),
+            )
+            for name, engine in sorted(self._engines.items())
+        ]
+
+    def cost_of(self, engine: str) -> CostModel:
+        """The engine's cost model; default weights unless one is pinned."""
+        return self._costs.get(engine, DEFAULT_COST_MODEL)
+
+    def engine(self, name: str) -> Engine:
+        """A registered engine; one that never registered is known by its name alone."""
+        return self._engines.get(name) or Engine(name, "unknown", None, ())
+
+    def finishes(self, start_ns: int, end_ns: int) -> list[Finish]:
+        """Requests that finished in a window, by time, engine and id."""
+        found = [ended.finish for ended in self._ended.touching(start_ns, end_ns)]
+        return sorted(found, key=lambda finish: (finish.t_ns, finish.engine, finish.request))
+
+    def token_device(self, engine: Engine) -> str | None:
+        """The device that carries the engine's tokens: its first GPU, else its first device.
+
+        Once found it stays. An engine that no use record names yet has the host's first
+        device for the time being; None on a host without devices.
+        """
+        chosen = self._token_devices.get(engine.engine)
+        if chosen is not None:
+            return chosen
+        for device in self.devices:
+            if not self._pids_seen_ns[device.device].keys().isdisjoint(engine.pids):
+                self._token_devices[engine.engine] = device.device
+                return device.device
+        return next((d.device for d in self.devices if d.kind is not DeviceKind.NODE), None)
+
+    def is_void(self, start_ns: int, end_ns: int) -> bool:
+        """Whether nothing happened in a stretch but a meter's energy across a gap."""
+        return (
+            not self._ended.touching(start_ns, end_ns)
+            and not any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
+            and not any(uses.touching(start_ns, end_ns) for uses in self._uses.values())
+            and all(
+                len(meter.intervals(start_ns, end_ns)) <= 1
+                and not (meter.last_ns is not None and start_ns < meter.last_ns <= end_ns)
+                for meter in self._meters.values()
+            )
+        )
+
+    def roster(self) -> Iterator[Evidence]:
+        """Who and what is known, apart from any stretch of time."""
+        yield from self.devices
+        yield from self._processes.values()
+        yield from self._engines.values()
+        for name, cost in self._costs.items():
+            yield PinnedCost(name, cost)
+
+    # ------------------------------------------------------------------ forgetting
+
+    def forget_before(self, t_ns: int) -> None:
+        """Forget what ended before `t_ns`, and engines and processes unseen since."""
+        for meter in self._meters.values():
+            meter.forget_before(t_ns)
+        for uses in self._uses.values():
+            uses.forget_before(t_ns)
+        for name, steps in self._steps.items():
+            for step in steps.forget_before(t_ns):
+                self._step_seqs[name].discard(step.seq)
+        for ended in self._ended.forget_before(t_ns):
+            self._finished.discard((ended.finish.engine, ended.finish.request))
+        for device, seen_ns in self._pids_seen_ns.items():
+            self._pids_seen_ns[device] = {p: at for p, at in seen_ns.items() if at >= t_ns}
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        alive = {pid for seen_ns in self._pids_seen_ns.values() for pid in seen_ns}
+        for name, engine in list(self._engines.items()):
+            if not self._steps[name] and alive.isdisjoint(engine.pids):
+                del self._engines[name]
+                self._token_devices.pop(name, None)
+                self._steps.pop(name, None)
+                self._step_seqs.pop(name, None)
+        alive.update(pid for engine in self._engines.values() for pid in engine.pids)
+        self._processes = {p: who for p, who in self._processes.items() if p in alive}

@@ -1,0 +1,63 @@
+"""One event a line as key=value on stderr, in the form the journal or a person reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TextIO
+
+# Numbers are those of syslog(3); sd-daemon(3) reads them as a <N> prefix.
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_PLAIN = re.compile(r"[\w.:/@%+,-]+")
+
+
+def event(name: str, **fields: object) -> str:
+    """A log line: what happened, then its fields; a value that is not one word is quoted."""
+    return " ".join([f"event={_word(name)}", *(f"{k}={_word(v)}" for k, v in fields.items())])
+
+
+def setup(level: str, stream: TextIO, environ: Mapping[str, str]) -> None:
+    """Send all logging to `stream` in one form; called once, by the process's entry."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter(journald="JOURNAL_STREAM" in environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change how much is logged: debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())
+
+
+class LineFormatter(logging.Formatter):
+    """Keeps every record on one line, a traceback included.
+
+    Under journald a line starts with its priority and the journal keeps the time; elsewhere it
+    starts with the time, UTC.
+    """
+
+    def __init__(self, *, journald: bool) -> None:
+        super().__init__()
+        self._journald = journald
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        message = record.getMessage()
+        if not message.startswith("event="):
+            message = event("log", source=record.name, text=message)
+        if record.exc_info and record.exc_info[0] is not None:
+            message += f" traceback={json.dumps(self.formatException(record.exc_info))}"
+        if self._journald:
+            priority = next((n for level, n in _PRIORITIES if record.levelno >= level), 7)
+            return f"<{priority}>{message}"
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return f"{moment} level={record.levelname.lower()} {message}"
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,296 @@
+"""Counters and gauges become energy: E(t), exact in integers, with its quality.
+
+E(t) is piecewise linear through the readings at which a counter changed, and piecewise
+quadratic under a gauge whose power is linear between readings. It is rounded to integer
+microjoules where it is cut, so that the parts of any cutting sum to the whole exactly.
+Source: accounting.md section 1.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+from wattledger.records import NS_PER_S, CounterReading, PowerReading, Quality
+
+MAX_GAP_NS = 5 * NS_PER_S
+MAX_POWER_W = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyInterval:
+    """Energy metered in [start_ns, end_ns) of the host's monotonic clock."""
+
+    start_ns: int
+    end_ns: int
+    energy_uj: int
+    quality: Quality
+
+    @property
+    def length_ns(self) -> int:
+        """Length of the stretch, nanoseconds."""
+        return self.end_ns - self.start_ns
+
+
+class Incident(Enum):
+    """What can befall a meter; counted at the reading that showed it."""
+
+    GAP = "gap"
+    RESET = "reset"
+    WRAP = "wrap"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One stretch of E(t) from `start_ns`; `quality` None where nothing was metered.
+
+    `base` is E(start) and `first_uw`, `last_uw` the power at both ends. A counter's cell has
+    no power: it rises evenly by `rise_uj`. All of it integers: `base_2nuj` is in units of
+    uJ / (2 * 10^9), in which the area under a trapezoid of uW and ns is whole.
+    """
+
+    start_ns: int
+    end_ns: int
+    base_2nuj: int
+    rise_uj: int
+    first_uw: int
+    last_uw: int
+    quality: Quality | None
+
+    def energy_uj_at(self, t_ns: int) -> int:
+        """E(t), rounded half up to integer microjoules."""
+        elapsed_ns, length_ns = t_ns - self.start_ns, self.end_ns - self.start_ns
+        area = (
+            2 * NS_PER_S * self.rise_uj * elapsed_ns
+            + 2 * self.first_uw * elapsed_ns * length_ns
+            + (self.last_uw - self.first_uw) * elapsed_ns * elapsed_ns
+        )
+        unit = 2 * NS_PER_S * length_ns
+        return (2 * (self.base_2nuj * length_ns + area) + unit) // (2 * unit)
+
+    def end_2nuj(self) -> int:
+        """E(end) in units of uJ / (2 * 10^9)."""
+        length_ns = self.end_ns - self.start_ns
+        return (
+            self.base_2nuj
+            + 2 * NS_PER_S * self.rise_uj
+            + (self.first_uw + self.last_uw) * length_ns
+        )
+
+
+class Meter:
+    """One device's E(t), fed with its readings in order of time.
+
+    A device that was ever read by a counter is metered by it alone: its power readings then
+    serve resets only. Nothing is metered before the first reading and after the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        wrap_uj: int | None = None,
+        estimated: bool = False,
+        max_gap_ns: int = MAX_GAP_NS,
+        max_power_w: float = MAX_POWER_W,
+    ) -> None:
+        self._wrap_uj = wrap_uj
+        self._gauge_quality = Quality.ESTIMATED if estimated else Quality.INTEGRATED
+        self._max_gap_ns = max_gap_ns
+        self._max_pause_ns = (
+            None if wrap_uj is None else round(wrap_uj / (max_power_w * 1e6) * NS_PER_S)
+        )
+        self._cells: list[_Cell] = []
+        self._starts_ns: list[int] = []
+        self._incidents: list[tuple[int, Incident]] = []
+        self._counter: CounterReading | None = None
+        self._power: PowerReading | None = None
+        self._changed_ns = 0
+        self._tip_ns: int | None = None
+        self._tip_2nuj = 0
+        self._seen_ns: int | None = None
+        self._hole = False
+
+    @property
+    def first_ns(self) -> int | None:
+        """Where E(t) begins, None before the first reading."""
+        return self._starts_ns[0] if self._starts_ns else self._tip_ns
+
+    @property
+    def last_ns(self) -> int | None:
+        """The latest reading, None before the first."""
+        return self._seen_ns
+
+    # ------------------------------------------------------------------ readings
+
+    def read_counter(self, reading: CounterReading) -> None:
+        """Take a counter reading; one not later than the last is ignored."""
+        previous = self._counter
+        if previous is None:
+            self._restart(reading.t_ns)
+        elif reading.t_ns <= previous.t_ns:
+            return
+        else:
+            self._advance_counter(previous, reading)
+        self._counter = reading
+        self._seen_ns = reading.t_ns
+
+    def read_power(self, reading: PowerReading) -> None:
+        """Take a power reading; beside a counter it is kept for resets only."""
+        previous = self._power
+        if previous is not None and reading.t_ns <= previous.t_ns:
+            return
+        self._power = reading
+        if self._counter is not None:
+            return
+        if previous is None:
+            self._restart(reading.t_ns)
+        else:
+            self._advance_gauge(previous, reading)
+        self._seen_ns = reading.t_ns
+
+    def _restart(self, t_ns: int) -> None:
+        """Begin E(t) here. What a gauge said before the first counter reading is forgotten."""
+        self._cells.clear()
+        self._starts_ns.clear()
+        self._incidents.clear()
+        self._tip_ns = self._changed_ns = t_ns
+        self._tip_2nuj = 0
+
+    def _advance_counter(self, previous: CounterReading, reading: CounterReading) -> None:
+        pause_ns = reading.t_ns - previous.t_ns
+        if self._max_pause_ns is not None and pause_ns > self._max_pause_ns:
+            self._close(previous.t_ns, 0, Quality.MEASURED)
+            self._note(reading.t_ns, Incident.GAP)
+            self._close(reading.t_ns, 0, None)
+            return
+        if pause_ns > self._max_gap_ns:
+            self._hole = True
+            self._note(reading.t_ns, Incident.GAP)
+        if reading.energy_uj == previous.energy_uj:
+            return
+        quality = Quality.SPREAD if self._hole else Quality.MEASURED
+        rise_uj = reading.energy_uj - previous.energy_uj
+        if rise_uj < 0 and self._wrap_uj is not None:
+            rise_uj += self._wrap_uj
+            self._note(reading.t_ns, Incident.WRAP)
+        if rise_uj < 0:
+            rise_uj, quality = self._lost_in_reset(reading), Quality.RESET
+            self._note(reading.t_ns, Incident.RESET)
+        self._close(reading.t_ns, rise_uj, quality)
+
+    def _lost_in_reset(self, reading: CounterReading) -> int:
+        """max(counter, P * dt): P the last power reading, else the last cell's mean power."""
+        since_ns = reading.t_ns - self._changed_ns
+        if self._power is not None:
+            estimate_uj = self._power.power_uw * since_ns // NS_PER_S
+        elif last := next((c for c in reversed(self._cells) if c.rise_uj), None):
+            estimate_uj = last.rise_uj * since_ns // (last.end_ns - last.start_ns)
+        else:
+            estimate_uj = 0
+        return max(reading.energy_uj, estimate_uj)
+
+    def _advance_gauge(self, previous: PowerReading, reading: PowerReading) -> None:
+        if reading.t_ns - previous.t_ns > self._max_gap_ns:
+            self._note(reading.t_ns, Incident.GAP)
+            self._close(reading.t_ns, 0, None)
+            return
+        tip_ns = self._tip_ns if self._tip_ns is not None else previous.t_ns
+        first_uw = previous.power_uw
+        if tip_ns > previous.t_ns:  # a pin cut this stretch: begin at the pin
+            rise_uw = (reading.power_uw - previous.power_uw) * (tip_ns - previous.t_ns)
+            first_uw += rise_uw // (reading.t_ns - previous.t_ns)
+        self._close(reading.t_ns, 0, self._gauge_quality, first_uw, reading.power_uw)
+
+    def _close(
+        self,
+        end_ns: int,
+        rise_uj: int,
+        quality: Quality | None,
+        first_uw: int = 0,
+        last_uw: int = 0,
+    ) -> None:
+        """Append the cell from the tip to `end_ns`."""
+        start_ns = self._tip_ns
+        if start_ns is None or end_ns <= start_ns:
+            return
+        cell = _Cell(start_ns, end_ns, self._tip_2nuj, rise_uj, first_uw, last_uw, quality)
+        self._cells.append(cell)
+        self._starts_ns.append(start_ns)
+        self._tip_ns, self._tip_2nuj = end_ns, cell.end_2nuj()
+        self._changed_ns = end_ns
+        self._hole = False
+
+    def _note(self, t_ns: int, incident: Incident) -> None:
+        self._incidents.append((t_ns, incident))
+
+    # -------------------------------------------------------------------- answers
+
+    def pin(self, t_ns: int) -> None:
+        """Fix E(t_ns) at what it is now: the window that ends here is booked.
+
+        Later readings add energy after the pin only, so that windows telescope.
+        """
+        if self._tip_ns is None or self._seen_ns is None or t_ns <= self._tip_ns:
+            return
+        hole = self._hole
+        if self._counter is not None:
+            self._close(min(t_ns, self._seen_ns), 0, Quality.MEASURED)
+        self._close(t_ns, 0, None)
+        self._hole = hole
+
+    def intervals(
+        self, start_ns: int, end_ns: int, cuts_ns: Iterable[int] = ()
+    ) -> list[EnergyInterval]:
+        """What was metered in [start_ns, end_ns), cut at cells and at `cuts_ns`, in order.
+
+        Unmetered stretches are left out. A counter's tail, from its last change to its last
+        reading, is metered time with 0 J.
+        """
+        cuts = sorted({cut for cut in cuts_ns if start_ns < cut < end_ns})
+        cells = self._cells[max(0, bisect_right(self._starts_ns, start_ns) - 1) :]
+        if tail := self._tail():
+            cells = [*cells, tail]
+        found: list[EnergyInterval] = []
+        for cell in cells:
+            if cell.start_ns >= end_ns:
+                break
+            if cell.quality is not None:
+                low_ns, high_ns = max(cell.start_ns, start_ns), min(cell.end_ns, end_ns)
+                inside = cuts[bisect_right(cuts, low_ns) : bisect_left(cuts, high_ns)]
+                found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
+        return found
+
+    def _tail(self) -> _Cell | None:
+        if self._counter is None or self._tip_ns is None or self._counter.t_ns <= self._tip_ns:
+            return None
+        return _Cell(self._tip_ns, self._counter.t_ns, self._tip_2nuj, 0, 0, 0, Quality.MEASURED)
+
+    def incidents(self, start_ns: int, end_ns: int, incident: Incident) -> int:
+        """How often `incident` was noted in [start_ns, end_ns)."""
+        return sum(
+            1 for t_ns, kind in self._incidents if kind is incident and start_ns <= t_ns < end_ns
+        )
+
+    def forget_before(self, t_ns: int) -> None:
+        """Drop cells that end by `t_ns`; E(t) after it is unchanged."""
+        keep = 0
+        while keep < len(self._cells) and self._cells[keep].end_ns <= t_ns:
+            keep += 1
+        if keep:
+            del self._cells[:keep], self._starts_ns[:keep]
+            self._incidents = [entry for entry in self._incidents if entry[0] >= t_ns]
+
+
+def _pieces(cell: _Cell, points_ns: list[int]) -> list[EnergyInterval]:
+    """The stretches between ascending points of one metered cell."""
+    assert cell.quality is not None
+    quality = cell.quality
+    points = [(t_ns, cell.energy_uj_at(t_ns)) for t_ns in points_ns]
+    return [
+        EnergyInterval(start_ns, end_ns, after_uj - before_uj, quality)
+        for (start_ns, before_uj), (end_ns, after_uj) in pairwise(points)
+        if start_ns < end_ns
+    ]

@@ -1,0 +1,176 @@
+"""One window of evidence becomes a page: attributed, dated in UTC, ready to book."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from wattledger.records import (
+    Account,
+    Activity,
+    Amounts,
+    Clock,
+    Device,
+    Finish,
+    FinishedRequest,
+    Metered,
+    Page,
+    Posting,
+    Quality,
+)
+from wattledger_daemon.attribution.window import DeviceWindow, Entry, WindowBooks, owner_of
+from wattledger_daemon.evidence import EvidenceBook
+from wattledger_daemon.metering import Incident, Meter
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of one clock's monotonic time that is booked as one page."""
+
+    clock: Clock
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventCounts:
+    """Engine events received in a window that did not come once and in time."""
+
+    late: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+
+
+def make_page(evidence: EvidenceBook, window: Window, counts: EventCounts) -> Page:
+    """The page of a window; the same evidence gives the same page."""
+    devices = evidence.devices
+    engines = evidence.engine_windows(window.start_ns, window.end_ns)
+    books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.processes)
+    seen = [evidence.device_window(d, window.start_ns, window.end_ns) for d in devices]
+    dating = _Dating(window, seen)
+    entries = books.entries(seen)
+    finishes = evidence.finishes(window.start_ns, window.end_ns)
+    return Page(
+        clock=window.clock,
+        start_ns=window.clock.epoch_ns + window.start_ns,
+        end_ns=window.clock.epoch_ns + window.end_ns,
+        devices=tuple(devices),
+        metered=tuple(
+            dating.metered(item, evidence.meter(item.device.device))
+            for item in seen
+            if item.intervals
+        ),
+        postings=(
+            *dating.postings(_by_account(entries)),
+            *_finish_postings(evidence, window.clock, finishes, devices),
+        ),
+        request_postings=dating.postings(e for e in entries if e.request is not None),
+        finished=tuple(_finished(evidence, window.clock, finish) for finish in finishes),
+        late=counts.late,
+        duplicates=counts.duplicates,
+        dropped=counts.dropped,
+    )
+
+
+class _Dating:
+    """UTC extents of each device's entries: where it was metered, else the whole window."""
+
+    def __init__(self, window: Window, seen: Sequence[DeviceWindow]) -> None:
+        epoch_ns = window.clock.epoch_ns
+        self._window = window
+        self._whole = (epoch_ns + window.start_ns, epoch_ns + window.end_ns)
+        self._extents = {
+            item.device.device: (
+                epoch_ns + item.intervals[0].start_ns,
+                epoch_ns + item.intervals[-1].end_ns,
+            )
+            for item in seen
+            if item.intervals
+        }
+
+    def postings(self, entries: Iterable[Entry]) -> tuple[Posting, ...]:
+        return tuple(
+            Posting(
+                entry.device,
+                entry.account,
+                *self._extents.get(entry.device, self._whole),
+                entry.amounts,
+                entry.request,
+            )
+            for entry in entries
+        )
+
+    def metered(self, item: DeviceWindow, meter: Meter) -> Metered:
+        start_ns, end_ns = self._window.start_ns, self._window.end_ns
+        return Metered(
+            item.device.device,
+            *self._extents[item.device.device],
+            energy_uj=sum(interval.energy_uj for interval in item.intervals),
+            device_ns=sum(interval.length_ns for interval in item.intervals),
+            gaps=meter.incidents(start_ns, end_ns, Incident.GAP),
+            resets=meter.incidents(start_ns, end_ns, Incident.RESET),
+            wraps=meter.incidents(start_ns, end_ns, Incident.WRAP),
+        )
+
+
+def _by_account(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries summed over requests."""
+    sums: dict[tuple[str, Account], Amounts] = {}
+    for entry in entries:
+        key = (entry.device, entry.account)
+        sums[key] = _plus(sums[key], entry.amounts) if key in sums else entry.amounts
+    return [Entry(device, account, None, amounts) for (device, account), amounts in sums.items()]
+
+
+_COLUMNS = tuple(field.name for field in fields(Amounts))
+
+
+def _plus(one: Amounts, other: Amounts) -> Amounts:
+    return Amounts(*(getattr(one, name) + getattr(other, name) for name in _COLUMNS))
+
+
+def _finish_postings(
+    evidence: EvidenceBook, clock: Clock, finishes: Sequence[Finish], devices: Sequence[Device]
+) -> list[Posting]:
+    """A posting at the instant of each finish: no energy, one request, its cached tokens."""
+    kinds = {device.device: device for device in devices}
+    sums: dict[tuple[str, Account, int], Amounts] = defaultdict(Amounts)
+    for finish in finishes:
+        engine = evidence.engine(finish.engine)
+        device = evidence.token_device(engine)
+        if device is None:
+            continue
+        workload, job = owner_of(engine, evidence.processes)
+        account = Account(
+            Activity.DECODE if finish.decode_tokens else Activity.PREFILL,
+            Quality.ESTIMATED if kinds[device].estimated else Quality.MEASURED,
+            evidence.cost_of(finish.engine).method,
+            kinds[device].static_basis,
+            workload,
+            job,
+            finish.engine,
+            engine.model,
+        )
+        key = (device, account, clock.epoch_ns + finish.t_ns)
+        sums[key] = _plus(sums[key], Amounts(cached_tokens=finish.cached_tokens, requests=1))
+    return [
+        Posting(device, account, t_ns, t_ns + 1, amounts)
+        for (device, account, t_ns), amounts in sums.items()
+    ]
+
+
+def _finished(evidence: EvidenceBook, clock: Clock, finish: Finish) -> FinishedRequest:
+    engine = evidence.engine(finish.engine)
+    workload, job = owner_of(engine, evidence.processes)
+    return FinishedRequest(
+        finish.request,
+        finish.engine,
+        engine.model,
+        workload,
+        job,
+        clock.epoch_ns + finish.t_ns,
+        finish.prompt_tokens,
+        finish.cached_tokens,
+        finish.decode_tokens,
+    )

@@ -1,0 +1,88 @@
+"""A recorded trace through the daemon's own heart into a ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wattledger.records import (
+    NS_PER_S,
+    Clock,
+    CounterReading,
+    Device,
+    Engine,
+    Evidence,
+    Finish,
+    Page,
+    PinnedCost,
+    PowerReading,
+    Process,
+    Step,
+    UseRecord,
+)
+from wattledger.store import open_ledger
+from wattledger.trace import Trace, read_trace
+from wattledger_daemon.accountant import Accountant, AccountantSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """What a replay did; `changed` counts pages that said something new to the ledger."""
+
+    lines: int
+    pages: int
+    changed: int
+    start_ns: int | None
+    end_ns: int | None
+
+
+def replay_file(path: Path, ledger_url: str, window_s: int = 5) -> ReplaySummary:
+    """Book a trace file into a ledger; a second time changes nothing.
+
+    Raises InputError for a bad trace before the ledger is touched, UnreachableError for a
+    ledger that cannot be written.
+    """
+    trace = read_trace(path)
+    pages = replay(trace, window_s)
+    store = open_ledger(ledger_url, writable=True, create=True)
+    try:
+        changed = sum(store.book(page) for page in pages)
+    finally:
+        store.close()
+    return ReplaySummary(
+        lines=trace.lines,
+        pages=len(pages),
+        changed=changed,
+        start_ns=pages[0].start_ns if pages else None,
+        end_ns=pages[-1].end_ns if pages else None,
+    )
+
+
+def replay(trace: Trace, window_s: int = 5) -> list[Page]:
+    """The pages of a trace: all evidence in order of time first, then every window."""
+    header = trace.header
+    clock = Clock(header.host, header.boot_id, header.epoch_ns)
+    settings = AccountantSettings(window_ns=window_s * NS_PER_S, horizon_ns=None)
+    accountant = Accountant(clock, settings)
+    for record in sorted(trace.evidence, key=_order):
+        accountant.observe(record)
+    if accountant.latest_ns is None:
+        return []
+    return accountant.flush(accountant.latest_ns)
+
+
+def _order(record: Evidence) -> tuple[int, int, int]:
+    """Who and what first, then by time; a power reading before a counter it may help to mend."""
+    match record:
+        case Device() | Process():
+            return 0, 0, 0
+        case Engine() | PinnedCost():
+            return 1, 0, 0
+        case CounterReading(t_ns=t_ns):
+            return 2, t_ns, 1
+        case PowerReading(t_ns=t_ns):
+            return 2, t_ns, 0
+        case Finish(t_ns=t_ns):
+            return 2, t_ns, 2
+        case Step(start_ns=start_ns) | UseRecord(start_ns=start_ns):
+            return 2, start_ns, 2

@@ -1,0 +1,1 @@
+"""Energy to carbon: pure formulas, grid intensity, PUE (accounting.md, section 4)."""

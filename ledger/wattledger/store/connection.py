@@ -1,0 +1,91 @@
+"""A SQLite connection to a ledger, and what its faults are called."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from wattledger.errors import UnreachableError
+from wattledger.store.schema import SCHEMA_VERSION, migrate, version_of
+
+_FAULTS = {
+    sqlite3.SQLITE_BUSY: "locked by another process: try again when that has finished",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: check the permissions of the file and its folder",
+    sqlite3.SQLITE_CORRUPT: "damaged: restore it from a backup, or move it away",
+    sqlite3.SQLITE_FULL: "no space left on its disk: free some",
+    sqlite3.SQLITE_IOERR: "its disk fails: check the system log",
+    sqlite3.SQLITE_NOTADB: "not a wattledger ledger: name another file",
+    sqlite3.SQLITE_PERM: "not permitted: check the permissions of the file and its folder",
+    sqlite3.SQLITE_READONLY: "read-only: open it for writing, as a user who may write it",
+}
+
+
+def fault(error: sqlite3.Error, path: Path) -> UnreachableError:
+    """A SQLite error as one line that names the ledger and the mend.
+
+    Source: https://www.sqlite.org/rescode.html (the low byte is the primary code).
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return UnreachableError(f"{path}: {_FAULTS.get(code, error)}")
+
+
+def connect(path: Path, *, writable: bool, create: bool, busy_s: float) -> sqlite3.Connection:
+    """Open a ledger in autocommit mode; a reader never blocks, nor is blocked by, a writer.
+
+    Raises:
+        UnreachableError: missing, locked, damaged, too new or not permitted.
+    """
+    try:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.is_file():
+            raise UnreachableError(f"{path}: no such ledger: start wattledgerd or name another")
+        if not (writable or create):
+            return _connect_reader(path, busy_s)
+        conn = _connect(path, "rwc" if create else "rw", busy_s)
+        try:
+            migrate(conn, str(path))
+            conn.execute("PRAGMA synchronous = NORMAL")
+            conn.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            conn.close()
+            raise
+    except OSError as error:
+        raise UnreachableError(f"{path}: {error.strerror}: check its folder") from error
+    except sqlite3.Error as error:
+        raise fault(error, path) from error
+    return conn
+
+
+def _connect(path: Path, mode: str, busy_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=busy_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _connect_reader(path: Path, busy_s: float) -> sqlite3.Connection:
+    conn = _connect(path, "ro", busy_s)
+    try:
+        try:
+            version = version_of(conn, str(path))
+        except sqlite3.OperationalError:
+            # In a folder where nobody may write, SQLite cannot make the -shm file that a WAL
+            # needs. Without a WAL all is in the file itself, which then cannot change.
+            wal = path.with_name(path.name + "-wal")
+            if wal.exists() and wal.stat().st_size:
+                raise
+            conn.close()
+            conn = _connect(path, "ro&immutable=1", busy_s)
+            version = version_of(conn, str(path))
+        if version < SCHEMA_VERSION:
+            raise UnreachableError(
+                f"{path}: schema {version}, not {SCHEMA_VERSION}: let wattledgerd open it once"
+            )
+    except BaseException:
+        conn.close()
+        raise
+    return conn

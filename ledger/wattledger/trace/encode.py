@@ -1,0 +1,93 @@
+"""A record becomes a line of a trace; `decode` gives the same record back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from wattledger.records import (
+    CounterReading,
+    Device,
+    Engine,
+    Evidence,
+    Finish,
+    PinnedCost,
+    PowerReading,
+    Process,
+    ProcessUse,
+    Step,
+    UseRecord,
+)
+from wattledger.trace.decode import TRACE_VERSION, TraceHeader
+
+_Line = dict[str, object]
+
+
+def encode(record: Evidence | TraceHeader) -> str:
+    """One line without the line end; fields that are None are left out."""
+    kind, line_of = _ENCODERS[type(record)]
+    line = {name: value for name, value in line_of(record).items() if value is not None}
+    return json.dumps({"type": kind} | line, separators=(",", ":"), ensure_ascii=False)
+
+
+def _named(*names: str) -> Callable[[object], _Line]:
+    """An encoder of records whose fields bear the names of the format."""
+    return lambda record: {name: getattr(record, name) for name in names}
+
+
+def _header(record: object) -> _Line:
+    return {"trace": TRACE_VERSION} | _named("host", "epoch_ns", "zone", "boot_id")(record)
+
+
+def _device(record: object) -> _Line:
+    assert isinstance(record, Device)
+    line = _named("device", "kind", "model", "static_w", "wrap_uj")(record)
+    if record.static_w is not None:
+        line["static_basis"] = record.static_basis
+    return line | {"estimated": True} if record.estimated else line
+
+
+def _use(record: object) -> _Line:
+    assert isinstance(record, UseRecord)
+    line = _named("start_ns", "end_ns", "device", "total")(record)
+    return line | {"processes": [_process_use(process) for process in record.processes]}
+
+
+def _process_use(process: ProcessUse) -> _Line:
+    line: _Line = {
+        "pid": process.pid,
+        "sm": process.sm_percent,
+        "memory": process.memory_bytes,
+        "ticks": process.ticks,
+    }
+    return {name: value for name, value in line.items() if value is not None}
+
+
+def _step(record: object) -> _Line:
+    assert isinstance(record, Step)
+    requests = [
+        [r.request, r.prefill_tokens, r.decode_tokens, r.context_tokens] for r in record.requests
+    ]
+    return _named("engine", "seq", "start_ns", "end_ns")(record) | {"requests": requests}
+
+
+def _cost(record: object) -> _Line:
+    assert isinstance(record, PinnedCost)
+    return {"engine": record.engine} | _named("f_j", "a_j", "b_j", "c_j")(record.cost)
+
+
+_ENCODERS: dict[type, tuple[str, Callable[[object], _Line]]] = {
+    TraceHeader: ("header", _header),
+    Device: ("device", _device),
+    CounterReading: ("counter", _named("t_ns", "device", "energy_uj")),
+    PowerReading: ("power", _named("t_ns", "device", "power_uw")),
+    UseRecord: ("use", _use),
+    Process: ("process", _named("pid", "start", "workload", "job")),
+    Engine: ("engine", _named("engine", "kind", "model", "pids")),
+    Step: ("step", _step),
+    Finish: (
+        "finish",
+        _named("engine", "request", "t_ns", "prompt_tokens", "cached_tokens", "decode_tokens"),
+    ),
+    PinnedCost: ("cost", _cost),
+}

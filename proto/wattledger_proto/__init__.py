@@ -1,0 +1,1 @@
+"""The wire: protocol buffers and their committed stubs, nothing else."""
