@@ -16,7 +16,7 @@ INTERRUPTED = 130
 USAGE = 2
 
 
-def status_of(fault: BaseException, environ: Mapping[str, str]) -> int:
+def status_of(fault: Exception | KeyboardInterrupt, environ: Mapping[str, str]) -> int:
     """Tell `fault` on stderr and return the exit status it stands for."""
     if isinstance(fault, typer.Exit):
         return fault.exit_code
@@ -38,7 +38,7 @@ def status_of(fault: BaseException, environ: Mapping[str, str]) -> int:
     # Typer carries its own click or depends on one, by version: their usage errors share no
     # importable name, only this method.
     if hasattr(fault, "format_message"):
-        tell(_usage(fault))
+        tell(_usage(fault, str(fault.format_message())))
         return USAGE
     kind = type(fault).__name__
     tell(f"internal fault, {kind}: {fault}: please report it, {DEBUG}=1 shows the traceback")
@@ -50,13 +50,12 @@ def tell(message: str) -> None:
     sys.stderr.write(f"wattledger: {' '.join(message.split())}\n")
 
 
-def _usage(fault: Exception) -> str:
+def _usage(fault: BaseException, message: str) -> str:
     context = getattr(fault, "ctx", None)
     path = getattr(context, "command_path", "wattledger")
     option = getattr(fault, "option_name", None)
     if type(fault).__name__ != "NoSuchOption" or option is None or context is None:
-        message = str(fault.format_message()).rstrip(".")  # type: ignore[attr-defined]
-        message = message.replace(". Did you", ": did you")
+        message = message.rstrip(".").replace(". Did you", ": did you")
         mend = "" if "did you mean" in message else f": see {path} --help"
         return f"{message[:1].lower()}{message[1:]}{mend}"
     known = [name for param in context.command.params for name in param.opts]

@@ -84,8 +84,9 @@ def fixed(value: float | None, places: int) -> str:
 
 
 def figure(value: float | None) -> str:
-    """One number by itself, to four significant digits."""
-    return fixed(value, decimals((value,)))
+    """One number by itself, to four significant digits, without idle zeros."""
+    text = fixed(value, decimals((value,)))
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def quantity(value: float | None, of: Quantity) -> str:

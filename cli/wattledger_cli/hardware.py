@@ -9,7 +9,7 @@ import typer
 
 from wattledger_cli.figures import Quantity, Scale, figure
 from wattledger_cli.options import options_of
-from wattledger_cli.output import Column, draw_notes, draw_table, emit, numbers, words
+from wattledger_cli.output import draw_notes, draw_table, emit, numbers, words
 
 if TYPE_CHECKING:
     from wattledger.hardware.catalogue import GpuSpec
@@ -35,26 +35,26 @@ def list_(context: typer.Context) -> None:
     from wattledger.hardware.catalogue import list_gpus
     from wattledger.hardware.factors import embodied_factor
 
-    known = [(spec, embodied_factor(spec.name)) for spec in list_gpus()]
-    records = [_record(spec, factor) for spec, factor in known]
+    specs = list_gpus()
+    factors = [embodied_factor(spec.name) for spec in specs]
+    records = [_record(spec, factor) for spec, factor in zip(specs, factors, strict=True)]
 
     def draw() -> None:
-        factors = [factor for _, factor in known]
         draw_table(
             (
-                words("device", [spec.name for spec, _ in known]),
-                numbers("TDP", _POWER, [spec.tdp_w for spec, _ in known]),
-                numbers("memory", _MEMORY, [spec.memory_gb for spec, _ in known]),
-                numbers("embodied", _MASS, [factor and factor.kg for factor in factors]),
-                Column("range", tuple(_range(factor) for factor in factors), right=True),
-                words("method", [factor and factor.method for factor in factors]),
+                words("device", [spec.name for spec in specs]),
+                numbers("TDP", _POWER, [spec.tdp_w for spec in specs]),
+                numbers("memory", _MEMORY, [spec.memory_gb for spec in specs]),
+                numbers("embodied", _MASS, [f.kg if f else None for f in factors]),
+                numbers("low", _MASS, [f.low_kg if f else None for f in factors]),
+                numbers("high", _MASS, [f.high_kg if f else None for f in factors]),
+                words("grade", [f.confidence if f else None for f in factors]),
             )
         )
         draw_notes((("sources", "wattledger hardware show NAME"),))
 
-    emit(
-        options_of(context), {"schema": "wattledger.hardware/1", "devices": records}, records, draw
-    )
+    document = {"schema": "wattledger.hardware/1", "devices": records}
+    emit(options_of(context), document, records, draw)
 
 
 @app.command()
@@ -101,12 +101,6 @@ def _record(spec: GpuSpec, factor: EmbodiedFactor | None) -> dict[str, object]:
     }
 
 
-def _range(factor: EmbodiedFactor | None) -> str:
-    if factor is None or factor.low_kg == factor.high_kg:
-        return ""
-    return f"{figure(factor.low_kg)} to {figure(factor.high_kg)}"
-
-
 def _notes(spec: GpuSpec, factor: EmbodiedFactor | None) -> list[tuple[str, str]]:
     peak = spec.fp16_dense_tflops
     notes = [
@@ -122,7 +116,10 @@ def _notes(spec: GpuSpec, factor: EmbodiedFactor | None) -> list[tuple[str, str]
     if factor is None:
         notes.append(("embodied", f"none known: give --embodied '{spec.name}=KG'"))
     else:
-        bounds = f" ({_range(factor)}: {factor.range_reason})" if _range(factor) else ""
+        bounds = ""
+        if factor.low_kg < factor.high_kg:
+            span = f"{figure(factor.low_kg)} to {figure(factor.high_kg)}"
+            bounds = f" ({span}: {factor.range_reason})"
         notes += [
             ("embodied", f"{figure(factor.kg)} kgCO2e{bounds}"),
             ("method", f"{factor.method}; {factor.scope}"),

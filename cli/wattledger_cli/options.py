@@ -17,7 +17,7 @@ from wattledger.errors import InputError
 
 if TYPE_CHECKING:
     from wattledger.locations import LocalSettings
-    from wattledger.store.protocol import Store
+    from wattledger.store.sqlite import SqliteLedger
 
 
 class Format(StrEnum):
@@ -48,7 +48,7 @@ class Options:
         return self.ledger or f"sqlite:{self.settings().ledger_path}"
 
     @contextmanager
-    def store(self, *, writable: bool = False, create: bool = False) -> Iterator[Store]:
+    def store(self, *, writable: bool = False, create: bool = False) -> Iterator[SqliteLedger]:
         """The ledger, open for the length of a `with` block."""
         from wattledger.store import open_ledger
 

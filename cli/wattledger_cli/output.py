@@ -13,7 +13,7 @@ from wattledger_cli.figures import ABSENT, Quantity, decimals, fixed
 from wattledger_cli.options import Format, Options
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 PIPE_WIDTH = 160
 NOTE_WIDTH = 66
@@ -83,25 +83,31 @@ def numbers(
 ) -> Column:
     """A column of numbers in base units, shown in one unit with one number of decimals.
 
-    `peers` are values of other columns that must share its unit.
+    `peers` are values of other columns that must share its unit and decimals.
     """
     scale = of.scale([*values, total, *peers])
     shown = [None if value is None else value * scale.per_base for value in (*values, total)]
-    # Counts are whole; everything else gets the decimals of its largest.
-    places = 0 if scale.unit == "" else decimals(shown)
+    # Counts are whole; everything else gets the decimals of the largest beside it.
+    largest = [*shown, *(value * scale.per_base for value in peers if value is not None)]
+    places = 0 if scale.unit == "" else decimals(largest)
     *cells, below = (fixed(value, places) for value in shown)
     return Column(title, tuple(cells), below, f"{scale.unit}{suffix}", right=True)
 
 
 def draw_table(columns: Sequence[Column], *, totals: bool = False) -> None:
-    """Draw columns with thin rules; numbers never wrap, names do."""
+    """Draw columns with thin rules; numbers never wrap, names do. Without rows nothing is drawn."""
+    if not columns[0].cells:
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_footer=totals, pad_edge=False, padding=(0, 1))
-    if totals:
-        table.box = box.SIMPLE
+    table = Table(
+        box=box.SIMPLE if totals else box.SIMPLE_HEAD,
+        show_footer=totals,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     units = any(column.unit for column in columns)
     for column in columns:
         header = Text(column.title, style="bold")
@@ -116,7 +122,7 @@ def draw_table(columns: Sequence[Column], *, totals: bool = False) -> None:
         )
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*(Text(cell) for cell in row))
-    _console().print(table)
+    _print(table)
 
 
 def draw_notes(notes: Sequence[tuple[str, str]]) -> None:
@@ -129,11 +135,15 @@ def draw_notes(notes: Sequence[tuple[str, str]]) -> None:
     grid.add_column(max_width=NOTE_WIDTH)
     for label, text in notes:
         grid.add_row(Text(f" {label}", style="dim"), Text(printable(text)))
-    _console().print(grid)
+    _print(grid)
 
 
-def _console() -> Console:
+def _print(drawing: RenderableType) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(drawing)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    sys.stdout.write("\n".join(lines) + "\n\n")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from wattledger.store.protocol import Filters
+    from wattledger.store.sqlite import SqliteLedger
     from wattledger.timespan import Window
 
 DEFAULT_LAST = "24h"
@@ -24,7 +26,7 @@ Last = Annotated[
 ]
 Day = Annotated[str | None, typer.Option(metavar="2026-10-01", help="A local day.")]
 Month = Annotated[str | None, typer.Option(metavar="2026-10", help="A local month.")]
-Zone = Annotated[str, typer.Option("--tz", metavar="NAME", help="Time zone of days and months.")]
+TimeZone = Annotated[str, typer.Option("--tz", metavar="NAME", help="Zone of days and months.")]
 
 Globs = list[str] | None
 Host = Annotated[Globs, typer.Option(metavar="GLOB", help="Only these hosts.")]
@@ -53,6 +55,7 @@ class Span:
 
 
 def span(
+    *,
     from_: str | None,
     to: str | None,
     last: str | None,
@@ -61,12 +64,55 @@ def span(
     tz: str,
 ) -> Span:
     """The window that the flags name; raises InputError."""
+    from wattledger.records import NS_PER_S
     from wattledger.timespan import resolve_window, timezone_named
 
+    # Whole seconds read well, and the ledger is never that fresh.
+    now_ns = time.time_ns() // NS_PER_S * NS_PER_S
     if (from_, to, last, day, month) == (None,) * 5:
         last = DEFAULT_LAST
     zone = timezone_named(tz)
     window = resolve_window(
-        time.time_ns(), from_text=from_, to_text=to, last=last, day=day, month=month, tz=zone
+        now_ns, from_text=from_, to_text=to, last=last, day=day, month=month, tz=zone
     )
     return Span(window, zone)
+
+
+def choose(
+    *,
+    host: Globs = None,
+    job: Globs = None,
+    workload: Globs = None,
+    engine: Globs = None,
+    model: Globs = None,
+    request: Globs = None,
+    activity: Globs = None,
+) -> Filters:
+    """The filters that the flags name."""
+    from wattledger.store.protocol import Filters
+
+    return Filters(
+        host=tuple(host or ()),
+        job=tuple(job or ()),
+        workload=tuple(workload or ()),
+        engine=tuple(engine or ()),
+        model=tuple(model or ()),
+        request=tuple(request or ()),
+        activity=tuple(activity or ()),
+    )
+
+
+def missed(store: SqliteLedger, window: Window) -> str | None:
+    """Why a window finds nothing: what the ledger holds instead; None where they overlap."""
+    from wattledger.timespan import format_instant
+
+    extent = store.extent()
+    if extent is None:
+        return "the ledger is empty: see wattledger doctor for what is measured here"
+    if extent[0] < window.end_ns and window.start_ns < extent[1]:
+        return None
+    asked = f"{format_instant(window.start_ns)} to {format_instant(window.end_ns)}"
+    first, last = (format_instant(t_ns) for t_ns in extent)
+    return (
+        f"nothing from {asked}, the ledger holds {first} to {last}: try --from {first} --to {last}"
+    )

@@ -71,7 +71,7 @@ class Accountant:
         if touched is None:
             return
         if touched.duplicate:
-            self._count(EventCounts(duplicates=1))
+            self._count(touched.start_ns, EventCounts(duplicates=1))
         elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
             self._mark(touched)
 
@@ -80,7 +80,7 @@ class Accountant:
         reach_ns = self._windows[0].start_ns if self._windows else self._booked_until_ns
         if self._booked_until_ns is None or reach_ns is None or start_ns >= reach_ns:
             return event
-        self._count(EventCounts(late=1))
+        self._count(start_ns, EventCounts(late=1))
         if isinstance(event, Step):
             return replace(event, start_ns=self._booked_until_ns, end_ns=self._booked_until_ns)
         return replace(event, t_ns=self._booked_until_ns)
@@ -94,15 +94,16 @@ class Accountant:
         ]
         self._dirty.update(dirty)
         if dirty and touched.engine_event:
-            self._count(EventCounts(late=1))
+            self._count(touched.start_ns, EventCounts(late=1))
 
     def count(self, t_ns: int, *, duplicates: int = 0, dropped: int = 0) -> None:
-        """Count engine events that never became evidence, in the window that holds `t_ns`."""
-        self._events.append((t_ns, EventCounts(duplicates=duplicates, dropped=dropped)))
+        """Count engine events of `t_ns` that never became evidence."""
+        self._count(t_ns, EventCounts(duplicates=duplicates, dropped=dropped))
 
-    def _count(self, counts: EventCounts) -> None:
-        now_ns = max(self._evidence.latest_ns or 0, self._booked_until_ns or 0)
-        self._events.append((now_ns, counts))
+    def _count(self, t_ns: int, counts: EventCounts) -> None:
+        """Count in the window of `t_ns`, or in the next one where that is booked already."""
+        booked_ns = self._booked_until_ns
+        self._events.append((t_ns if booked_ns is None else max(t_ns, booked_ns), counts))
 
     # --------------------------------------------------------------------- pages
 
@@ -112,19 +113,19 @@ class Accountant:
         Nothing is forgotten or advanced until `booked` is told of each page.
         """
         ripe_ns = now_ns - self._settings.watermark_ns
-        fresh = [window for window in self._open_windows(ripe_ns) if window.end_ns <= ripe_ns]
-        return self._pages(fresh)
+        return self._pages([w for w in self._open_windows(ripe_ns) if w.end_ns <= ripe_ns])
 
     def flush(self, until_ns: int) -> list[Page]:
         """Pages of everything before `until_ns`, the last window cut short there."""
-        return self._pages(list(self._open_windows(until_ns)))
+        windows = list(self._open_windows(until_ns))
+        return self._pages([replace(w, end_ns=min(w.end_ns, until_ns)) for w in windows])
 
     def _pages(self, fresh: list[Window]) -> list[Page]:
         dirty = sorted(self._dirty, key=lambda window: window.start_ns)
         return [make_page(self._evidence, w, self._counts_in(w)) for w in (*dirty, *fresh)]
 
     def _open_windows(self, until_ns: int) -> Iterator[Window]:
-        """Windows not yet booked that start before `until_ns`, the last one cut there."""
+        """Windows not yet booked that start before `until_ns`."""
         start_ns = self._booked_until_ns
         if start_ns is None:
             first_ns = self._evidence.first_ns
@@ -133,7 +134,7 @@ class Accountant:
             start_ns = self._grid_floor(first_ns, self._settings.window_ns)
         while start_ns < until_ns:
             end_ns = self._window_end(start_ns, until_ns)
-            yield Window(self._clock, start_ns, min(end_ns, until_ns))
+            yield Window(self._clock, start_ns, end_ns)
             start_ns = end_ns
 
     def _window_end(self, start_ns: int, until_ns: int) -> int:

@@ -17,6 +17,7 @@ MAX_AGE_NS = 24 * 3600 * NS_PER_S
 MAX_ENTRIES = 100_000
 MAX_COUNT = 2**31
 MAX_SEQUENCE = 2**63 - 1
+MAX_DROPPED = 2**48
 MAX_TEXT = 512
 MAX_PIDS = 1024
 MAX_PID = 2**22
@@ -32,8 +33,8 @@ class BadBatchError(Exception):
 def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> None:
     """Raise BadBatchError where a batch is malformed; `now_ns` is CLOCK_MONOTONIC.
 
-    A batch may have waited out the daemon, so only a question about progress, which is always
-    fresh, must bear the present time; any batch must not come from the future.
+    `sent_ns` is the sending's own time, however long the events waited, and shows that both
+    ends have one clock.
     """
     _check_head(batch, boot_id, now_ns)
     _check_engine(batch.engine)
@@ -103,8 +104,8 @@ def _check_head(batch: collect_pb2.Batch, boot_id: str, now_ns: int) -> None:
     _check_text("source", batch.source)
     _require(batch.boot_id == boot_id, "boot_id", f"is not this host's, which is {boot_id}")
     _require(batch.sequence <= MAX_SEQUENCE, "sequence", f"above {MAX_SEQUENCE}")
-    oldest_ns = now_ns - (MAX_AGE_NS if batch.sequence else MAX_CLOCK_SKEW_NS)
-    fresh = oldest_ns <= batch.sent_ns <= now_ns + MAX_CLOCK_SKEW_NS
+    _require(batch.dropped_events <= MAX_DROPPED, "dropped_events", f"above {MAX_DROPPED}")
+    fresh = abs(batch.sent_ns - now_ns) <= MAX_CLOCK_SKEW_NS
     _require(fresh, "sent_ns", f"is {batch.sent_ns}, this host's CLOCK_MONOTONIC {now_ns}")
     question = not batch.sequence and (batch.steps or batch.finishes)
     _require(not question, "sequence", "is 0 for a batch with events; begin at 1")
@@ -179,6 +180,6 @@ def _check_text(field: str, value: str, *, empty: bool = False) -> None:
     _require(len(value) <= MAX_TEXT, field, f"is longer than {MAX_TEXT} characters")
 
 
-def _require(holds: bool, field: str, why: str) -> None:  # noqa: FBT001 - reads as an assertion
+def _require(holds: bool, field: str, why: str) -> None:
     if not holds:
         raise BadBatchError(f"{field} {why}")

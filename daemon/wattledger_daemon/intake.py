@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wattledger.records import Evidence
+from wattledger.records import Evidence, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ Item = Evidence | Delivery | Count
 class Intake:
     """A queue that never blocks a producer: what does not fit is refused and counted.
 
-    Bounded by records of evidence, so that a stopped pipeline costs a known amount of memory.
+    Bounded by records of evidence and requests in steps, so that a pipeline that stands still
+    costs a known amount of memory.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -61,7 +62,7 @@ class Intake:
 
     def deliver(self, delivery: Delivery) -> bool:
         """Queue a batch whole; False where it does not fit, and its source keeps it."""
-        weight = 1 + len(delivery.events) + len(delivery.introduced)
+        weight = 1 + len(delivery.introduced) + sum(map(_weight, delivery.events))
         with self._lock:
             if self._weight + weight > self._capacity:
                 return False
@@ -85,3 +86,7 @@ class Intake:
     def depth(self) -> int:
         """Records waiting."""
         return self._weight
+
+
+def _weight(item: Evidence) -> int:
+    return 1 + len(item.requests) if isinstance(item, Step) else 1

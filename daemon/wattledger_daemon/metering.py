@@ -112,6 +112,7 @@ class Meter:
         self._tip_2nuj = 0
         self._seen_ns: int | None = None
         self._hole = False
+        self._owed_uj = 0
 
     @property
     def first_ns(self) -> int | None:
@@ -215,7 +216,11 @@ class Meter:
         """Append the cell from the tip to `end_ns`."""
         start_ns = self._tip_ns
         if start_ns is None or end_ns <= start_ns:
+            # A reading from before a pin came after it: its energy goes to the next stretch.
+            self._owed_uj += rise_uj
             return
+        if quality is not None and self._owed_uj:
+            rise_uj, self._owed_uj = rise_uj + self._owed_uj, 0
         cell = _Cell(start_ns, end_ns, self._tip_2nuj, rise_uj, first_uw, last_uw, quality)
         self._cells.append(cell)
         self._starts_ns.append(start_ns)

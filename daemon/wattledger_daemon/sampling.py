@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 from wattledger.records import NS_PER_S, CounterReading, Device, Evidence, PowerReading
 from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault, Sensor, UseSensor
@@ -37,45 +36,28 @@ class SensorState(StrEnum):
     FAILING = "failing"
 
 
-class Source(Protocol):
-    """What a runner drives: energy sensors and use sensors under one face."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a runner drives: energy sensors and use sensors under one face.
+
+    `open` and `poll` may raise `Absent`, `Denied` or anything.
+    """
 
     name: str
     period_s: float
+    open: Callable[[], tuple[Device, ...]]
+    poll: Callable[[], Polled]
+    close: Callable[[], None]
 
-    def open(self) -> tuple[Device, ...]:
-        """Get ready; raises `Absent`, `Denied` or anything."""
+    @classmethod
+    def of(cls, sensor: Sensor) -> Source:
+        """An energy sensor as a source."""
+        return cls(sensor.name, sensor.period_s, sensor.open, sensor.read, sensor.close)
 
-    def poll(self) -> Polled:
-        """What is new since the last poll."""
-
-    def close(self) -> None:
-        """Release every handle."""
-
-
-class EnergySource:
-    """An energy sensor as a source."""
-
-    def __init__(self, sensor: Sensor) -> None:
-        self.name = sensor.name
-        self.period_s = sensor.period_s
-        self.open = sensor.open
-        self.close = sensor.close
-        self.poll: Callable[[], Polled] = sensor.read
-
-
-class UseSource:
-    """A use sensor as a source: its first sample only sets the mark."""
-
-    def __init__(self, sensor: UseSensor) -> None:
-        self.name = sensor.name
-        self.period_s = sensor.period_s
-        self.close = sensor.close
-        self.poll: Callable[[], Polled] = sensor.sample
-
-    def open(self) -> tuple[Device, ...]:
-        """Nothing to find: the sensor says at its first sample whether it is here."""
-        return ()
+    @classmethod
+    def of_use(cls, sensor: UseSensor, poll: Callable[[], Polled]) -> Source:
+        """A use sensor as a source, its `sample` wrapped by `poll`; it has nothing to open."""
+        return cls(sensor.name, sensor.period_s, tuple, poll, sensor.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +90,7 @@ class SensorRunner:
         to a found device what the site's config knows of it.
         """
         self.name = source.name
-        self.devices: tuple[Device, ...] = ()
+        self._devices: tuple[Device, ...] = ()
         self._source = source
         self._emit = emit
         self._wanted = wanted
@@ -137,6 +119,11 @@ class SensorRunner:
         )
 
     @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices found, as the site's config knows them now; empty until it is open."""
+        return tuple(map(self._dress, self._devices))
+
+    @property
     def settled(self) -> bool:
         """Whether the sensor has said what it can do here."""
         return self._state in (SensorState.RUNNING, SensorState.ABSENT, SensorState.DENIED)
@@ -145,9 +132,12 @@ class SensorRunner:
         """Begin to read, on the runner's own thread."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Ask the thread to end, and wait so long; a blocked one is left behind."""
+    def ask_to_stop(self) -> None:
+        """Have the thread end after what it is doing."""
         self._stop.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long for the thread to end; a blocked one is left behind."""
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -170,6 +160,10 @@ class SensorRunner:
             else:
                 wait_s = min(max(2 * wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
                 next_ns = now_ns + int(wait_s * NS_PER_S)
+        self.close()
+
+    def close(self) -> None:
+        """Release what the sensor holds."""
         self._source.close()
 
     def tick(self) -> bool:
@@ -201,16 +195,16 @@ class SensorRunner:
             return False
         if not wanted:
             raise Absent("another sensor measures this")
-        devices = tuple(self._dress(device) for device in self._source.open())
+        devices = self._source.open()
         # A reading means nothing to the books before its device is known there.
-        if not self._emit(devices):
+        if not self._emit(tuple(map(self._dress, devices))):
             return False
-        self.devices = devices
+        self._devices = devices
         self._opened = True
         return True
 
     def _hand_over(self, polled: Polled) -> None:
-        known = {device.device for device in self.devices}
+        known = {device.device for device in self._devices}
         evidence: list[Evidence] = []
         for item in polled:
             if isinstance(item, ReadFault):

@@ -207,7 +207,9 @@ def period_label(t_ns: int, period: Period, tz: tzinfo = UTC) -> str:
     """The local period that holds `t_ns`: `2026-10-01T14:00:00+02:00`, `2026-10-01`, `2026-10`."""
     local = datetime.fromtimestamp(t_ns // NS_PER_S, tz)
     if period is Period.HOUR:
-        text = local.replace(minute=0, second=0).isoformat()
+        # As text: `replace` would take the offset of another minute where the clock changed.
+        text = local.isoformat()
+        text = f"{text[:14]}00:00{text[19:]}"
         return text.removesuffix("+00:00") + "Z" if tz is UTC else text
     return local.date().isoformat()[: 10 if period is Period.DAY else 7]
 

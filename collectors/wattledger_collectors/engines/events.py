@@ -90,6 +90,11 @@ class EventBuffer:
         self._events.clear()
         self.dropped = Counts()
 
+    def close(self) -> None:
+        """Keeps nothing from now on: there is nobody to take it."""
+        self._limit = 0
+        self._events.clear()
+
     def _push_out(self) -> None:
         try:
             event = self._events.popleft()

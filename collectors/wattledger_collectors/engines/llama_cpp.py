@@ -25,32 +25,25 @@ the two look alike: `aborted` is told only of a request that ended by an excepti
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import wraps
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, Protocol
+from typing import Any, ParamSpec
 
-from wattledger_collectors.engines.events import EventBuffer
+from wattledger_collectors.engines.events import Event, EventBuffer, Part
 
 KIND = "llama_cpp"
 PAUSE_NS = 10_000_000
-_REMEMBERED_IDS = 1024
+_REMEMBERED_NAMES = 1024
 
 P = ParamSpec("P")
-Tokens = Generator[int, Sequence[int] | None, None]
-
-
-class Llama(Protocol):
-    """What the hook reads of a `llama_cpp.Llama`; two attributes are the hook's own."""
-
-    n_tokens: int
-    model_path: str
-    _wattledger_prefill: _Request | None
-    _wattledger_live: int
+Tokens = Generator[int, Sequence[int] | None, Any]
 
 
 def install(module: ModuleType) -> None:
@@ -60,12 +53,12 @@ def install(module: ModuleType) -> None:
     """
     from wattledger_collectors.reporter import Reporting
 
-    llama_class = module.Llama
-    if hasattr(llama_class, "_wattledger_live"):
+    if hasattr(module.Llama, "_wattledger_live"):
         return
     buffer = EventBuffer()
     reporting = Reporting(KIND, buffer, os.environ)
-    Hook(buffer, reporting.ensure_running, os.environ.get("WATTLEDGER_MODEL")).attach(llama_class)
+    hook = Hook(buffer, reporting.ensure_running, os.environ.get("WATTLEDGER_MODEL"))
+    hook.attach(module.Llama)
 
 
 def _harmless(ours: Callable[P, None]) -> Callable[P, None]:
@@ -84,8 +77,8 @@ def _harmless(ours: Callable[P, None]) -> Callable[P, None]:
 class Hook:
     """Wraps the methods of a Llama class.
 
-    `begin` is called once per request before its first event; `model` overrides the name that
-    is otherwise the model file's.
+    `begin` is called once per request, before its first event; `model` overrides the name,
+    which is otherwise the model file's.
     """
 
     def __init__(
@@ -95,24 +88,241 @@ class Hook:
         self.begin = begin
         self._model = model
         self._numbers = itertools.count(1)
-        self._recent_ids: dict[str, None] = {}
+        self._recent: dict[str, None] = {}
 
     def attach(self, llama_class: Any) -> None:
-        """Replaces `generate`, `eval` and `embed`, with the same signatures and behaviour."""
+        """Replaces `generate`, `eval` and `embed` by methods that behave the same."""
         llama_class._wattledger_prefill = None
         llama_class._wattledger_live = 0
         llama_class.generate = self._wrap_generate(llama_class.generate)
         llama_class.eval = self._wrap_eval(llama_class.eval)
-        if hasattr(llama_class, "embed"):
-            llama_class.embed = self._wrap_embed(llama_class.embed)
+        embed = getattr(llama_class, "embed", None)
+        if embed is not None and "return_count" in inspect.signature(embed).parameters:
+            llama_class.embed = self._wrap_embed(embed)
 
-    def _wrap_generate(
-        self, original: Callable[Concatenate[Llama, Sequence[int], P], Tokens]
-    ) -> Callable[Concatenate[Llama, Sequence[int], P], Tokens]:
+    def model_of(self, llama: Any) -> str:
+        """The configured name, else the model file's."""
+        return self._model or Path(llama.model_path).name
+
+    def name_request(self) -> str:
+        """The server's X-Request-ID, made unique in this process; else `<pid>-<number>`.
+
+        One HTTP request may run several completions (function calling), and clients may repeat
+        an id: from the second on, the number is appended.
+        """
+        number = next(self._numbers)
+        name = _http_request_id()
+        if name is None:
+            return f"{os.getpid()}-{number}"
+        if name in self._recent:
+            return f"{name}-{number}"
+        self._recent[name] = None
+        if len(self._recent) > _REMEMBERED_NAMES:
+            del self._recent[next(iter(self._recent))]
+        return name
+
+    def _wrap_generate(self, original: Callable[..., Tokens]) -> Callable[..., Tokens]:
         @wraps(original)
-        def generate(
-            llama: Llama, tokens: Sequence[int], /, *args: P.args, **kwargs: P.kwargs
-        ) -> Tokens:
-            return _metered(_Request(self, llama, tokens), original(llama, tokens, *args, **kwargs))
+        def generate(llama: Any, *args: Any, **kwargs: Any) -> Tokens:
+            prompt = args[0] if args else kwargs.get("tokens", ())
+            return _metered(_Request(self, llama, prompt), original(llama, *args, **kwargs))
 
         return generate
+
+    def _wrap_eval(self, original: Callable[[Any, Sequence[int]], None]) -> Callable[..., None]:
+        @wraps(original)
+        def evaluate(self_: Any, tokens: Sequence[int]) -> None:
+            request: _Request | None = self_._wattledger_prefill
+            if request is not None:
+                request.evaluating(tokens)
+                try:
+                    original(self_, tokens)
+                finally:
+                    request.evaluated()
+            elif self_._wattledger_live:
+                original(self_, tokens)
+            else:
+                self._eval_alone(original, self_, tokens)
+
+        return evaluate
+
+    def _eval_alone(
+        self, original: Callable[[Any, Sequence[int]], None], llama: Any, tokens: Sequence[int]
+    ) -> None:
+        start_ns = time.monotonic_ns()
+        try:
+            original(llama, tokens)
+        finally:
+            self._tell_step(llama, start_ns, ())
+
+    def _wrap_embed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        @wraps(original)
+        def embed(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            wants_count = bound.arguments.get("return_count", False)
+            bound.arguments["return_count"] = True
+            llama, start_ns = bound.args[0], time.monotonic_ns()
+            try:
+                output, tokens = original(*bound.args, **bound.kwargs)
+            except BaseException:
+                self._tell_step(llama, start_ns, ())
+                raise
+            self._tell_embedding(llama, start_ns, tokens)
+            return (output, tokens) if wants_count else output
+
+        return embed
+
+    @_harmless
+    def _tell_step(self, llama: Any, start_ns: int, parts: tuple[Part, ...]) -> None:
+        self.begin()
+        self.add(("step", self.model_of(llama), start_ns, time.monotonic_ns(), parts))
+
+    @_harmless
+    def _tell_embedding(self, llama: Any, start_ns: int, tokens: int) -> None:
+        name, model = self.name_request(), self.model_of(llama)
+        self._tell_step(llama, start_ns, ((name, tokens, 0, 0),))
+        self.add(("finish", model, time.monotonic_ns(), name, tokens, 0, 0, False))
+
+
+class _Request:
+    """One run of `generate`: what it computed, and up to when that has been told."""
+
+    __slots__ = (
+        "_hook", "_llama", "_opened", "_prompt", "_ready_ns", "_tokens_before", "add",
+        "cached_tokens", "computed_tokens", "decode_tokens", "mark_ns", "model", "name",
+        "prompt_tokens",
+    )  # fmt: skip
+
+    def __init__(self, hook: Hook, llama: Any, prompt: Sequence[int]) -> None:
+        self._hook = hook
+        self._llama = llama
+        self._prompt = prompt
+        self._opened = False
+        self.add: Callable[[Event], None] = _untold
+        self.name = self.model = ""
+        self.prompt_tokens = self.cached_tokens = self.computed_tokens = self.decode_tokens = 0
+        self.mark_ns = self._ready_ns = self._tokens_before = 0
+
+    @_harmless
+    def open(self) -> None:
+        """The engine is about to prefill."""
+        self.mark_ns = time.monotonic_ns()
+        self.name = self._hook.name_request()
+        self.model = self._hook.model_of(self._llama)
+        self.prompt_tokens = len(self._prompt)
+        self._llama._wattledger_prefill = self
+        self._llama._wattledger_live += 1
+        self._opened = True
+        self.add = self._hook.add
+        self._hook.begin()
+
+    @_harmless
+    def evaluating(self, tokens: Sequence[int]) -> None:
+        """`eval` got the prompt's uncached tokens, or more of them."""
+        if self.computed_tokens == 0:
+            self.cached_tokens = self.prompt_tokens - len(tokens)
+        self._tokens_before = self._llama.n_tokens
+
+    @_harmless
+    def evaluated(self) -> None:
+        """`eval` returned or raised; the engine's own count says how far it came."""
+        self.computed_tokens += self._llama.n_tokens - self._tokens_before
+
+    @_harmless
+    def prefilled(self) -> None:
+        """The first token came, or none will.
+
+        A prompt whose logits were all cached computes nothing: that time goes to its first token.
+        """
+        self._llama._wattledger_prefill = None
+        self._ready_ns = time.monotonic_ns()
+        if self.computed_tokens:
+            part = (self.name, self.computed_tokens, 0, 0)
+            self.add(("step", self.model, self.mark_ns, self._ready_ns, (part,)))
+            self.mark_ns = self._ready_ns
+
+    @_harmless
+    def left(self, token: int) -> None:
+        """The consumer left with this token, which will not be evaluated any more."""
+        if not _ends_generation(self._llama, token):
+            part = (self.name, 0, 1, 0)
+            end_ns = max(self.mark_ns, self._ready_ns)
+            self.add(("step", self.model, self.mark_ns, end_ns, (part,)))
+            self.decode_tokens += 1
+
+    @_harmless
+    def finished(self, aborted: bool) -> None:
+        """The generator is closed."""
+        if self._opened:
+            self._llama._wattledger_live -= 1
+            counts = (self.prompt_tokens, self.cached_tokens, self.decode_tokens)
+            self.add(("finish", self.model, time.monotonic_ns(), self.name, *counts, aborted))
+
+
+def _metered(request: _Request, inner: Tokens) -> Tokens:
+    """Runs `inner` and tells its steps; send, throw, close and return pass through unchanged."""
+    now_ns, aborted = time.monotonic_ns, False
+    request.open()
+    try:
+        try:
+            token = next(inner)
+        finally:
+            request.prefilled()
+        while True:
+            try:
+                sent = yield token
+            except GeneratorExit:
+                request.left(token)
+                inner.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, handed on
+                request.left(token)
+                token = inner.throw(error)
+                continue
+            start_ns, resumed_ns = request.mark_ns, now_ns()
+            try:
+                token = inner.send(sent)
+            finally:
+                request.mark_ns = end_ns = now_ns()
+                if resumed_ns - start_ns > PAUSE_NS:
+                    start_ns = resumed_ns
+                context = request.prompt_tokens + request.decode_tokens
+                request.decode_tokens += 1
+                try:
+                    part = (request.name, 0, 1, context)
+                    request.add(("step", request.model, start_ns, end_ns, (part,)))
+                except Exception:  # noqa: BLE001, S110 - the engine hook's border
+                    pass
+    except StopIteration as stop:
+        return stop.value
+    except GeneratorExit:
+        raise
+    except BaseException:
+        aborted = True
+        raise
+    finally:
+        request.finished(aborted)
+
+
+def _untold(_: Event) -> None:
+    """Where the events of a request go whose start we failed to understand."""
+
+
+def _http_request_id() -> str | None:
+    """The id of the HTTP request in whose context we run, if the server keeps one."""
+    module = sys.modules.get("starlette_context")
+    try:
+        return str(module.context["X-Request-ID"]) if module else None
+    except Exception:  # noqa: BLE001 - the engine hook's border; outside of a request it raises
+        return None
+
+
+def _ends_generation(llama: Any, token: int) -> bool:
+    """Whether the engine itself takes the token for the end (`llama_vocab_is_eog`)."""
+    bindings = sys.modules.get("llama_cpp.llama_cpp")
+    is_end = getattr(bindings, "llama_vocab_is_eog", None)
+    if is_end is None:
+        return bool(token == llama.token_eos())
+    return bool(is_end(llama._model.vocab, token))

@@ -8,7 +8,7 @@ from wattledger.records import NS_PER_S
 class Backoff:
     """At the next chance after the first failure, then later and later, up to a minute."""
 
-    __slots__ = ("_first_ns", "_longest_ns", "_due_ns", "_wait_ns", "failing")
+    __slots__ = ("_due_ns", "_first_ns", "_longest_ns", "_wait_ns", "failing")
 
     def __init__(self, first_s: float, longest_s: float = 60.0) -> None:
         self._first_ns = int(first_s * NS_PER_S)

@@ -23,7 +23,8 @@ from wattledger_collectors.sensors.protocol import Absent, MonotonicClock, Senso
 from wattledger_collectors.workloads.discovery import DeclaredProcesses
 from wattledger_collectors.workloads.identity import identify
 
-RESCAN_PERIOD_S = 5.0
+# A little less than the usual sample period, lest jitter skip every other scan.
+_RESCAN_PERIOD_NS = int(4.5 * NS_PER_S)
 _ASKED_AT_MOST = 4096
 _KEPT_AT_MOST = 256
 _UNREADABLE = (OSError, ValueError, IndexError)
@@ -173,7 +174,7 @@ class CpuUseSensor:
         """Start tracking what was asked for, and at a rescan what declares itself."""
         pids = {self._asked.popleft() for _ in range(len(self._asked))}
         if now_ns >= self._rescan_due_ns:
-            self._rescan_due_ns = now_ns + int(RESCAN_PERIOD_S * NS_PER_S)
+            self._rescan_due_ns = now_ns + _RESCAN_PERIOD_NS
             pids.update(self._declared.scan())
         adopted: list[Process] = []
         kept = sum(process.kept for process in self._tracked.values())

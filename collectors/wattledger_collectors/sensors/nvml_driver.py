@@ -166,7 +166,7 @@ class NvmlDriver:
             raw = self._call("nvmlDeviceGetProcessUtilization", gpu.pointer, after_stamp)
         except NothingFound:
             return []
-        # Drivers pad the array with stale and impossible samples.
+        # A driver may pad the array with stale and impossible samples.
         return [
             SmSample(int(sample.pid), int(sample.timeStamp), int(sample.smUtil))
             for sample in raw
@@ -183,7 +183,7 @@ class NvmlDriver:
                 held_bytes[process.pid] += process.usedGpuMemory
         return {**untold, **held_bytes}
 
-    def _call(self, name: str, *args: object) -> Any:  # noqa: ANN401 - the binding is untyped
+    def _call(self, name: str, *args: object) -> Any:
         try:
             return getattr(self._nvml, name)(*args)
         except self._errors as failed:

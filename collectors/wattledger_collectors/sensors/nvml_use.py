@@ -16,7 +16,7 @@ from wattledger_collectors.sensors.nvml_driver import (
     SmSample,
 )
 from wattledger_collectors.sensors.nvml_link import GpuLink
-from wattledger_collectors.sensors.protocol import MonotonicClock, SensorSettings
+from wattledger_collectors.sensors.protocol import Absent, MonotonicClock, SensorSettings
 
 
 class _Gpu:
@@ -93,6 +93,9 @@ class NvmlUseSensor:
         except NvmlError:
             driver.close()
             raise
+        if not count:
+            driver.close()
+            raise Absent("NVML runs, but there is no GPU")
         self._gpus = [_Gpu(GpuLink(driver, index), self.period_s) for index in range(count)]
         self._driver = driver
         return driver

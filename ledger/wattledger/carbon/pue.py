@@ -11,6 +11,11 @@ from wattledger.errors import DataMissingError, InputError
 from wattledger.timespan import format_instant
 
 
+def _check(pue: float, where: str) -> None:
+    if not 1.0 <= pue < math.inf:
+        raise InputError(f"{where} {pue}: a PUE is a number of 1 or more")
+
+
 @dataclass(frozen=True, slots=True)
 class PuePoint:
     """The PUE of [start_ns, end_ns), UTC nanoseconds; below 1 raises `InputError`."""
@@ -30,7 +35,7 @@ class PueSource(Protocol):
     """What can say the PUE of a stretch of time."""
 
     def segments(self, start_ns: int, end_ns: int) -> Sequence[PuePoint]:
-        """Steps that cover [start_ns, end_ns), ascending; raises `DataMissingError` if it cannot."""
+        """Steps that cover [start_ns, end_ns), ascending; `DataMissingError` if it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,3 @@ class PueSeries:
                 f"{self._source} has no PUE at {format_instant(reached_ns)}: add it, or give --pue"
             )
         return tuple(found)
-
-
-def _check(pue: float, where: str) -> None:
-    if not 1.0 <= pue < math.inf:
-        raise InputError(f"{where} {pue}: a PUE is a number of 1 or more")

@@ -179,16 +179,16 @@ def plan(edges_ns: Sequence[int], kept: Kept) -> Plan:
         _lay(made.every, interval, max(start_ns, kept.hour_ns), end_ns)
         coarse: list[Part] = []
         _lay(coarse, interval, max(start_ns, kept.hour_ns), min(end_ns, kept.minute_ns))
-        made.cut_hours += _take_whole(coarse, HOUR_NS, made.whole_hours)
+        made.cut_hours.extend(_take_whole(coarse, HOUR_NS, made.whole_hours))
         middle: list[Part] = []
         _lay(middle, interval, max(start_ns, kept.minute_ns), min(end_ns, kept.raw_ns))
         middle = _take_whole(middle, HOUR_NS, made.whole_hours)
-        made.cut_minutes += _take_whole(middle, MINUTE_NS, made.whole_minutes)
+        made.cut_minutes.extend(_take_whole(middle, MINUTE_NS, made.whole_minutes))
         fine: list[Part] = []
         _lay(fine, interval, max(start_ns, kept.raw_ns), end_ns)
         fine = _take_whole(fine, HOUR_NS, made.whole_hours)
-        made.raw += _take_whole(fine, MINUTE_NS, made.whole_minutes)
-        made.short += middle + fine
+        made.raw.extend(_take_whole(fine, MINUTE_NS, made.whole_minutes))
+        made.short.extend(middle + fine)
     return made
 
 
@@ -228,6 +228,8 @@ def spread(rows: Iterable[Row], parts: Sequence[Part]) -> Iterator[Piece]:
     """Cut rows along ascending, disjoint parts; every amount by `apportion.between`."""
     ends_ns = [part.end_ns for part in parts]
     for row in rows:
+        if not any(row.values):
+            continue
         start_ns, end_ns = row.start_ns, row.end_ns
         for at in range(bisect_right(ends_ns, start_ns), len(parts)):
             part = parts[at]

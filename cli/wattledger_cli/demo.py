@@ -1,0 +1,201 @@
+"""`wattledger demo`: the whole path on this machine, from a real engine to grams."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wattledger.errors import InputError, UnreachableError
+from wattledger_cli.demo_processes import Child, free_port, serves, start, wait_until
+from wattledger_cli.demo_traffic import Mix, Tally, drive
+from wattledger_cli.options import Options, options_of
+
+if TYPE_CHECKING:
+    from wattledger.timespan import Window
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+WINDOW_S = 5
+DAEMON_READY_S = 20.0
+ENGINE_READY_S = 90.0
+BOOKED_S = 20.0
+# An example, not a claim about where this machine stands.
+EXAMPLE_ZONE = "FRA"
+JOBS = {"chat": (6, 96), "summarize": (240, 8)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a demo plays: its folder, its ledger and the daemon's socket."""
+
+    folder: Path
+    socket: Path
+    python: Path
+    model: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The demo's own ledger; a second run adds to it."""
+        return self.folder / "ledger.db"
+
+    @property
+    def config(self) -> Path:
+        """The daemon's config."""
+        return self.folder / "wattledger.toml"
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    *,
+    engine_python: Annotated[
+        Path,
+        typer.Option(metavar="PATH", help="Python that has llama-cpp-python: scripts/engines.sh."),
+    ],
+    workdir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where ledger, logs and model lie.")
+    ] = Path("demo-run"),
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A GGUF; WORKDIR/tiny.gguf by default.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=1.0, max=600.0, help="How long clients ask.")
+    ] = 20.0,
+    clients: Annotated[
+        int, typer.Option(metavar="N", min=2, max=64, help="How many clients ask at once.")
+    ] = 6,
+    zone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Zone of the example intensity.")
+    ] = EXAMPLE_ZONE,
+) -> None:
+    """Run the whole path on this machine: daemon, two engines, clients, statement, audit.
+
+    Everything listens on loopback or on a private socket, lives in WORKDIR and ends with the
+    command. `make demo` prepares the engine and the model.
+    """
+    options = options_of(context)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with ExitStack() as stack:
+        short = stack.enter_context(tempfile.TemporaryDirectory(prefix="wattledger-"))
+        stage = _prepare(workdir, Path(short), engine_python, model or workdir / "tiny.gguf")
+        options.ledger = f"sqlite:{stage.ledger}"
+        window = _play(stack, options, stage, seconds, clients)
+    from wattledger_cli.demo_report import report
+
+    report(options, window, zone)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _prepare(folder: Path, short: Path, python: Path, model: Path) -> Stage:
+    for path, mend in ((python, "scripts/engines.sh"), (model, "scripts/make_tiny_gguf.py")):
+        if not path.is_file():
+            raise InputError(f"{path} is not there: make demo prepares it with {mend}")
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Stage(folder, short / "d.sock", python.absolute(), model.resolve())
+    stage.config.write_text(
+        f"[ledger]\npath = {_toml(stage.ledger)}\n"
+        f"[sampling]\nwindow_s = {WINDOW_S}\n"
+        f"[collect]\nsocket = {_toml(stage.socket)}\n"
+    )
+    return stage
+
+
+def _toml(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _play(stack: ExitStack, options: Options, stage: Stage, seconds: float, clients: int) -> Window:
+    """Run daemon, engines and clients; return the window that holds it all, on the UTC grid."""
+    from wattledger.records import NS_PER_S
+    from wattledger.timespan import Window
+
+    grid_ns = WINDOW_S * NS_PER_S
+    start_ns = time.time_ns() // grid_ns * grid_ns
+    daemon = _start_daemon(stack, options, stage)
+    engines = stack.enter_context(ExitStack())
+    mixes = _start_engines(engines, options, stage)
+    say(options, f"{clients} clients ask for {seconds:.0f} s: short prompts, long answers to chat;")
+    say(options, "long prompts, short answers to summarize")
+    tally = drive(mixes, clients, seconds, lambda gone_s, so_far: _tell(options, gone_s, so_far))
+    if tally.failures:
+        raise UnreachableError(f"an engine failed, {tally.failures[0]}: see {stage.folder}/*.log")
+    say(options, f"the engines counted {tally.requests} requests, {tally.prompt_tokens} prompt")
+    say(options, f"and {tally.answer_tokens} answer tokens; stopping them")
+    engines.close()
+    _wait_for_books(options, start_ns, tally.requests)
+    say(options, "stopping the daemon, which books what is left")
+    daemon.stop()
+    return Window(start_ns, -(-time.time_ns() // grid_ns) * grid_ns)
+
+
+def _start_daemon(stack: ExitStack, options: Options, stage: Stage) -> Child:
+    from wattledger_cli.node import daemon_status
+
+    say(options, f"starting wattledgerd, its ledger is {stage.ledger}")
+    command = [sys.executable, "-m", "wattledger_daemon", "--config", str(stage.config)]
+    daemon = start(stack, "wattledgerd", command, stage.folder)
+
+    def ready() -> bool:
+        try:
+            daemon_status(stage.socket)
+        except UnreachableError:
+            return False
+        return True
+
+    wait_until(daemon, ready, DAEMON_READY_S)
+    return daemon
+
+
+def _start_engines(stack: ExitStack, options: Options, stage: Stage) -> Sequence[Mix]:
+    mixes = []
+    waiting = []
+    for job, (prompt_words, answer_tokens) in JOBS.items():
+        port = free_port()
+        attach = [sys.executable, "-m", "wattledger_cli", "attach", "--job", job]
+        serve = [str(stage.python), "-m", "llama_cpp.server", "--model", str(stage.model)]
+        limits = ["--host", "127.0.0.1", "--port", str(port)]
+        limits += ["--n_threads", "1", "--n_threads_batch", "1"]
+        command = [*attach, "--socket", str(stage.socket), "--", *serve, *limits]
+        say(options, f"starting llama_cpp.server for job {job} on 127.0.0.1:{port}")
+        waiting.append((start(stack, f"engine-{job}", command, stage.folder), port))
+        mixes.append(Mix(job, port, prompt_words, answer_tokens))
+    for engine, port in waiting:
+        wait_until(engine, lambda port=port: serves(port), ENGINE_READY_S)  # type: ignore[misc]
+    return mixes
+
+
+def _wait_for_books(options: Options, start_ns: int, requests: int) -> None:
+    say(options, f"waiting until all are booked, at most {BOOKED_S:.0f} s")
+    deadline_s = time.monotonic() + BOOKED_S
+    booked = 0
+    while booked < requests and time.monotonic() < deadline_s:
+        time.sleep(1.0)
+        with options.store() as store:
+            booked = len(store.requests(start_ns, time.time_ns()))
+    say(options, f"{booked} of {requests} requests are booked")
+
+
+def _tell(options: Options, gone_s: float, tally: Tally) -> None:
+    say(options, f"{gone_s:4.0f} s, {tally.requests} requests, {tally.answer_tokens} tokens")
+
+
+def say(options: Options, line: str) -> None:
+    """Tell progress on stderr."""
+    if not options.quiet:
+        sys.stderr.write(f"demo: {line}\n")
+        sys.stderr.flush()

@@ -1,0 +1,38 @@
+"""`wattledger doctor`: what can be measured here, what not, why, and the mend."""
+
+from __future__ import annotations
+
+import typer
+
+from wattledger_cli.examine import Finding, examine_daemon, examine_ledger, examine_sensors
+from wattledger_cli.options import options_of
+from wattledger_cli.output import draw_table, emit, words
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Tell what can be measured here, what not, why, and the mend.
+
+    Example: wattledger doctor --format json
+    """
+    options = options_of(context)
+    findings = [*examine_sensors(), examine_ledger(options.ledger_url()), *examine_daemon()]
+    records = [finding.to_json() for finding in findings]
+
+    def draw() -> None:
+        draw_table(
+            (
+                words("part", [finding.part for finding in findings]),
+                words("name", [finding.name for finding in findings]),
+                words("state", [finding.state for finding in findings]),
+                words("what and why", [_told(finding) for finding in findings]),
+            )
+        )
+
+    emit(options, {"schema": "wattledger.doctor/1", "findings": records}, records, draw)
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.detail}; mend: {finding.mend}" if finding.mend else finding.detail

@@ -1,0 +1,225 @@
+"""`wattledgerd` itself: wires everything, and lives by signals.
+
+The main thread is the pipeline thread. Signals stay blocked in every thread; it takes them
+while it waits for its next turn, so that none ever interrupts a write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import wattledger
+from wattledger.errors import InputError, WattledgerError
+from wattledger.locations import default_ledger_path
+from wattledger.records import DEFAULT_COST_MODEL, NS_PER_S, Clock, PinnedCost
+from wattledger.store import open_ledger
+from wattledger_collectors.socket_path import checked_socket_path, default_socket_path
+from wattledger_daemon import logs
+from wattledger_daemon.accountant import AccountantSettings
+from wattledger_daemon.bank import SensorBank, find_sensors
+from wattledger_daemon.config import LIVE_KEYS, DaemonConfig, find_config, load_config
+from wattledger_daemon.hosttime import HostTime, read_boot_id
+from wattledger_daemon.ingest import CollectorService
+from wattledger_daemon.intake import Intake
+from wattledger_daemon.lock import LedgerLock
+from wattledger_daemon.logs import event
+from wattledger_daemon.node_service import NodeIdentity, NodeService
+from wattledger_daemon.notify import notify
+from wattledger_daemon.pipeline import Pipeline
+from wattledger_daemon.recording import Recorder
+from wattledger_daemon.recovery import DaemonLedger, recover
+from wattledger_daemon.server import SocketServer
+from wattledger_daemon.settings import changed
+from wattledger_daemon.sources import Sources
+
+_LOG = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_TURN_S = 1.0
+_INTAKE_RECORDS = 500_000
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run `wattledgerd`; returns its exit status (contract.md)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        path = find_config(arguments.config, environ)
+        config = load_config(path)
+        if arguments.check:
+            from wattledger_daemon.check import check
+
+            sys.stdout.write(check(config, path, environ))
+            return 0
+        logs.setup(config.log.level, sys.stderr, environ)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        Daemon(config, arguments.config, environ).run()
+    except WattledgerError as error:
+        sys.stderr.write(f"wattledgerd: {error}\n")
+        return error.exit_status
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wattledgerd",
+        description="Meters this host and books every joule to whoever caused it.",
+        epilog="SIGHUP reloads the config, SIGTERM flushes and stops.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="config file instead of the default")
+    parser.add_argument(
+        "--check", action="store_true", help="check the config, say what each sensor would do"
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"wattledgerd {wattledger.__version__}"
+    )
+    return parser
+
+
+def ledger_path(config: DaemonConfig, environ: Mapping[str, str]) -> Path:
+    """Where the ledger of this config lies."""
+    return config.ledger.path or default_ledger_path(environ)
+
+
+def socket_path(config: DaemonConfig, environ: Mapping[str, str]) -> Path:
+    """Where the socket of this config lies; raises InputError for one that is too long."""
+    if config.collect.socket is not None:
+        return Path(checked_socket_path(str(config.collect.socket)))
+    return Path(default_socket_path(environ))
+
+
+class Daemon:
+    """One run of the daemon, from its lock to its last booked window."""
+
+    def __init__(
+        self, config: DaemonConfig, named_config: str | None, environ: Mapping[str, str]
+    ) -> None:
+        self._config = self._started_with = config
+        self._named_config = named_config
+        self._environ = environ
+        self._time = HostTime()
+        self._boot_id = read_boot_id()
+        self._host = config.site.host or socket.gethostname()
+        self._intake = Intake(_INTAKE_RECORDS)
+        self._bank = SensorBank(config, self._intake.offer, find_sensors())
+        self._sources = Sources(self._intake, self._bank.track)
+        self._recorder = Recorder()
+
+    def run(self) -> None:
+        """Live until SIGTERM or SIGINT; raises WattledgerError where it cannot begin."""
+        ledger_file = ledger_path(self._config, self._environ)
+        with ExitStack() as stack:
+            stack.enter_context(LedgerLock(ledger_file))
+            self._bank.require()
+            ledger = open_ledger(f"sqlite:{ledger_file}", writable=True, create=True)
+            stack.callback(ledger.close)
+            pipeline = self._recover(ledger)
+            server = self._server(pipeline, ledger_file)
+            pipeline.begin()
+            server.start()
+            stack.callback(server.stop)
+            stack.callback(self._bank.stop)
+            self._bank.start()
+            _settle_memory()
+            notify(self._environ, "READY=1")
+            _LOG.info(event("ready", ledger=ledger_file, pid=os.getpid()))
+            self._live(pipeline)
+            notify(self._environ, "STOPPING=1")
+            self._bank.stop()
+            server.stop()
+            pipeline.finish()
+        _LOG.info(event("stopped"))
+
+    def _recover(self, ledger: DaemonLedger) -> Pipeline:
+        """Stand the books where the journal says they stood."""
+        config, now_ns = self._config, self._time.monotonic_ns()
+        settings = AccountantSettings(window_ns=config.sampling.window_s * NS_PER_S)
+        clock = Clock(self._host, self._boot_id, self._time.epoch_ns())
+        pinned = [PinnedCost(engine, cost) for engine, cost in config.cost.items()]
+        recovered = recover(ledger, self._sources, clock, now_ns, settings=settings, pinned=pinned)
+        return Pipeline(
+            ledger,
+            recovered,
+            self._intake,
+            self._sources,
+            recorder=self._recorder,
+            time=self._time,
+            retention=config.ledger.retention,
+            horizon_ns=settings.horizon_ns or 0,
+            sensors=self._bank.health,
+            zone=config.site.zone,
+        )
+
+    def _server(self, pipeline: Pipeline, ledger_file: Path) -> SocketServer:
+        clock, daemon_id = self._time.monotonic_ns, uuid.uuid4().hex
+        identity = NodeIdentity(
+            wattledger.__version__, daemon_id, self._host, f"sqlite:{ledger_file}", clock()
+        )
+        return SocketServer(
+            socket_path(self._config, self._environ),
+            self._config.collect.socket_mode,
+            CollectorService(
+                self._sources, boot_id=self._boot_id, daemon_id=daemon_id, clock=clock
+            ),
+            NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock),
+        )
+
+    def _live(self, pipeline: Pipeline) -> None:
+        """Take a turn a second, on absolute deadlines, until a signal says stop."""
+        watched = "WATCHDOG_USEC" in self._environ
+        next_s = time.monotonic()
+        while True:
+            taken = signal.sigtimedwait(_SIGNALS, max(0.0, next_s - time.monotonic()))
+            if taken is not None and taken.si_signo == signal.SIGHUP:
+                self._reload(pipeline)
+            elif taken is not None:
+                _LOG.info(event("stopping", signal=signal.Signals(taken.si_signo).name))
+                return
+            else:
+                pipeline.turn()
+                if watched:
+                    notify(self._environ, "WATCHDOG=1")
+                next_s = max(next_s + _TURN_S, time.monotonic())
+
+    def _reload(self, pipeline: Pipeline) -> None:
+        """Apply what may change live; a config that does not hold leaves all as it was."""
+        notify(self._environ, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = load_config(find_config(self._named_config, self._environ))
+        except InputError as error:
+            _LOG.error(event("reload_failed", reason=error))
+        else:
+            for key in changed(self._started_with, config):
+                if key not in LIVE_KEYS:
+                    _LOG.warning(event("needs_restart", key=key))
+            self._apply(config, pipeline)
+            _LOG.info(event("reloaded"))
+        notify(self._environ, "READY=1")
+
+    def _apply(self, config: DaemonConfig, pipeline: Pipeline) -> None:
+        before, self._config = self._config, config
+        logs.set_level(config.log.level)
+        pipeline.retention = config.ledger.retention
+        if config.power.static_w != before.power.static_w:
+            self._intake.offer(self._bank.set_static_w(config.power.static_w))
+        costs = dict.fromkeys(before.cost, DEFAULT_COST_MODEL) | dict(config.cost)
+        if config.cost != before.cost:
+            self._intake.offer([PinnedCost(engine, cost) for engine, cost in costs.items()])
+        for key in changed(before, config):
+            if key in LIVE_KEYS:
+                _LOG.info(event("applied", key=key))
+
+
+def _settle_memory() -> None:
+    """What start-up made will live as long as the daemon: no collection need look at it."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,158 @@
+"""All sensors of the host: found by entry point, one runner each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+
+from wattledger.errors import InputError
+from wattledger.records import NS_PER_S, Device, DeviceKind, StaticBasis, UseRecord
+from wattledger_collectors.sensors.cpu_use import CpuUseSensor
+from wattledger_collectors.sensors.nvml_use import NvmlUseSensor
+from wattledger_collectors.sensors.protocol import Sensor, SensorSettings
+from wattledger_daemon.config import DaemonConfig, SensorsConfig
+from wattledger_daemon.logs import event
+from wattledger_daemon.sampling import Emit, Polled, SensorHealth, SensorRunner, SensorState, Source
+
+_LOG = logging.getLogger(__name__)
+GROUP = "wattledger.sensors"
+_STOP_S = 1.0
+
+Found = Mapping[str, Callable[[SensorSettings], Sensor]]
+
+
+def find_sensors() -> Found:
+    """Sensor classes by entry point name; one whose library is missing is told and left out."""
+    found: dict[str, Callable[[SensorSettings], Sensor]] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            found[entry.name] = entry.load()
+        except (ImportError, AttributeError) as error:
+            _LOG.warning(event("sensor_not_loaded", sensor=entry.name, reason=error))
+    return found
+
+
+class SensorBank:
+    """The runners of all sensors, and what joins them.
+
+    The estimate stands in where RAPL gives no CPU. CPU use is told of the devices that are
+    metered, and of the processes that hold GPUs.
+    """
+
+    def __init__(self, config: DaemonConfig, emit: Emit, found: Found) -> None:
+        self._static_w = config.power.static_w
+        self._required = _names(config.sensors, "require")
+        settings = SensorSettings(
+            period_s=config.sampling.period_s,
+            use_period_s=config.sampling.use_period_s,
+            cpu_tdp_w=config.power.cpu_tdp_w,
+        )
+        off = _names(config.sensors, "off")
+        self._cpu_use = CpuUseSensor(settings)
+        self._runners = {
+            name: SensorRunner(
+                Source.of(make(settings)), emit, wanted=self._wanted(name), dress=self._dress
+            )
+            for name, make in found.items()
+            if name not in off
+        }
+        self._users = [
+            SensorRunner(Source.of_use(self._cpu_use, self._sample_cpu_use), emit),
+        ]
+        if "nvml" in self._runners:
+            self._nvml_use = NvmlUseSensor(settings)
+            self._users.append(
+                SensorRunner(Source.of_use(self._nvml_use, self._sample_nvml_use), emit)
+            )
+
+    @property
+    def runners(self) -> list[SensorRunner]:
+        """Every runner, those others depend on first."""
+        energy = sorted(self._runners.items(), key=lambda item: item[0] == "estimate")
+        return [*(runner for _, runner in energy), *self._users]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device that is metered now."""
+        return tuple(device for runner in self._runners.values() for device in runner.devices)
+
+    def health(self) -> list[SensorHealth]:
+        """How every sensor is doing."""
+        return [runner.health for runner in self.runners]
+
+    def require(self) -> None:
+        """Open what the config requires; raises InputError naming what cannot be had."""
+        for name in sorted(self._required):
+            runner = self._runners.get(name)
+            reason = "it is not installed"
+            if runner is not None:
+                runner.tick()
+                reason = runner.health.reason
+            if runner is None or runner.health.state is not SensorState.RUNNING:
+                raise InputError(
+                    f'sensors.{name} = "require": {reason}: mend that, or set it to "auto"'
+                )
+
+    def start(self) -> None:
+        """Begin to read, each sensor on its own thread."""
+        for runner in self.runners:
+            runner.start()
+
+    def stop(self) -> None:
+        """Stop every sensor within a second; one that blocks is left behind."""
+        runners = self.runners
+        for runner in runners:
+            runner.ask_to_stop()
+        until_ns = time.monotonic_ns() + int(_STOP_S * NS_PER_S)
+        for runner in runners:
+            runner.join(max(0.0, (until_ns - time.monotonic_ns()) / NS_PER_S))
+
+    def close(self) -> None:
+        """Release every sensor of a bank that was never started."""
+        for runner in self.runners:
+            runner.close()
+
+    def track(self, pids: Iterable[int]) -> None:
+        """Follow the CPU time of these processes; any thread may ask."""
+        self._cpu_use.track(pids)
+
+    def set_static_w(self, static_w: Mapping[str, float]) -> tuple[Device, ...]:
+        """Take another idle power per device; returns every device as it is known now."""
+        self._static_w = static_w
+        return self.devices
+
+    def _dress(self, device: Device) -> Device:
+        static_w = self._static_w.get(device.device)
+        if static_w is None:
+            return device
+        return replace(device, static_w=static_w, static_basis=StaticBasis.CONFIG)
+
+    def _wanted(self, name: str) -> Callable[[], bool | None]:
+        return self._estimate_wanted if name == "estimate" else lambda: True
+
+    def _estimate_wanted(self) -> bool | None:
+        rapl = self._runners.get("rapl")
+        if rapl is None:
+            return True
+        if not rapl.settled:
+            return None
+        return not any(device.kind is DeviceKind.CPU for device in rapl.devices)
+
+    def _sample_cpu_use(self) -> Polled:
+        self._cpu_use.set_devices(self.devices)
+        return self._cpu_use.sample()
+
+    def _sample_nvml_use(self) -> Polled:
+        records = self._nvml_use.sample()
+        for record in records:
+            if isinstance(record, UseRecord):
+                self._cpu_use.track(process.pid for process in record.processes)
+        return records
+
+
+def _names(sensors: SensorsConfig, mode: str) -> set[str]:
+    modes = {"nvml": sensors.nvml, "rapl": sensors.rapl, "estimate": sensors.estimate}
+    return {name for name, chosen in modes.items() if chosen == mode}

@@ -1,0 +1,232 @@
+"""The one thread that writes: evidence into the journal, closed windows into the ledger.
+
+Once a second it takes what has come, makes it durable, and only then takes it into the books
+and acknowledges it. Where the ledger fails nothing is lost or acknowledged: what is taken
+stays at hand, what comes stays in the bounded queue, and the next turn tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from wattledger.errors import UnreachableError
+from wattledger.records import NS_PER_S, Evidence, Page, Process
+from wattledger.store.protocol import JournalEntry, Retention
+from wattledger.trace import TraceHeader, encode
+from wattledger_daemon import journal
+from wattledger_daemon.health import Health, Snapshot
+from wattledger_daemon.hosttime import HostTime, stepped
+from wattledger_daemon.intake import Count, Delivery, Intake, Item
+from wattledger_daemon.journal import ClockEntry, Kind, lines_of
+from wattledger_daemon.logs import event
+from wattledger_daemon.recording import Recorder
+from wattledger_daemon.recovery import DaemonLedger, Recovered, book
+from wattledger_daemon.sampling import SensorHealth
+from wattledger_daemon.sources import Sources
+
+_LOG = logging.getLogger(__name__)
+_TRIM_NS = 60 * NS_PER_S
+_PRUNE_NS = 3600 * NS_PER_S
+_SLACK_NS = 180 * NS_PER_S
+"""Kept in the journal beyond the accountant's horizon: a window, its watermark, a trim."""
+
+
+@dataclass(slots=True)
+class _Haul:
+    """What one turn took from the queue, sorted by how it is journalled."""
+
+    evidence: list[Evidence]
+    deliveries: list[Delivery]
+    counts: list[Count]
+
+
+class Pipeline:
+    """Sole writer of ledger and journal; every method belongs to its one thread but `snapshot`."""
+
+    def __init__(
+        self,
+        ledger: DaemonLedger,
+        recovered: Recovered,
+        intake: Intake,
+        sources: Sources,
+        *,
+        recorder: Recorder,
+        time: HostTime,
+        retention: Retention,
+        horizon_ns: int,
+        sensors: Callable[[], Sequence[SensorHealth]],
+        zone: str | None = None,
+    ) -> None:
+        self.retention = retention
+        self._ledger = ledger
+        self._accountant = recovered.accountant
+        self._intake = intake
+        self._sources = sources
+        self._recorder = recorder
+        self._time = time
+        self._kept_ns = horizon_ns + _SLACK_NS
+        self._sensors = sensors
+        self._zone = zone
+        self._health = Health()
+        self._haul: _Haul | None = None
+        self._booked: list[JournalEntry] = []
+        self._failing = False
+        now_ns = time.monotonic_ns()
+        self._boot_id = self._accountant.clock.boot_id
+        self._clock_entry = recovered.clock_entry
+        self._trim_due_ns = now_ns + _TRIM_NS
+        self._prune_due_ns = now_ns
+        self._snapshot = Snapshot(now_ns)
+        self._health.saw(self._accountant.roster())
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The daemon's state as of the last turn; any thread may ask."""
+        return self._snapshot
+
+    def begin(self) -> None:
+        """Open this run in the journal; raises UnreachableError."""
+        now_ns = self._time.monotonic_ns()
+        self._ledger.append(self._boot_id, [journal.clock_entry(self._clock_entry, now_ns)])
+
+    def turn(self) -> None:
+        """Take in, book and tidy; a failing ledger is told once and tried again next time."""
+        now_ns = self._time.monotonic_ns()
+        try:
+            self._take_in(now_ns)
+            self._follow_wall_clock(now_ns)
+            self._book(self._accountant.due(now_ns), now_ns)
+            self._tidy(now_ns)
+        except UnreachableError as error:
+            self._failed(error)
+        else:
+            self._worked()
+        self._snapshot = self._health.snapshot(
+            now_ns, self._sources.engines(), self._sensors(), self._intake.depth
+        )
+
+    def finish(self) -> None:
+        """Take in what is left and book up to now, a last partial window included."""
+        now_ns = self._time.monotonic_ns()
+        try:
+            self._take_in(now_ns)
+            self._book(self._accountant.flush(now_ns), now_ns)
+            self._trim(now_ns)
+        except UnreachableError as error:
+            self._failed(error)
+
+    # ------------------------------------------------------------------- taking in
+
+    def _take_in(self, now_ns: int) -> None:
+        if self._haul is None:
+            self._haul = self._sort(self._intake.drain(), now_ns)
+        haul = self._haul
+        lines = lines_of(haul.evidence)
+        entries = [journal.trace_entry(lines, now_ns)] if lines else []
+        entries += [journal.batch_entry(delivery, now_ns) for delivery in haul.deliveries]
+        entries += [journal.count_entry(count, now_ns) for count in haul.counts]
+        if entries:
+            self._ledger.append(self._boot_id, entries)
+        self._haul = None
+        self._absorb(haul)
+        self._publish(haul, lines)
+
+    def _sort(self, items: Sequence[Item], now_ns: int) -> _Haul:
+        haul = _Haul([], [], [])
+        for item in items:
+            if isinstance(item, Delivery):
+                haul.evidence += item.introduced
+                haul.deliveries.append(item)
+            elif isinstance(item, Count):
+                haul.counts.append(item)
+            elif isinstance(item, Process):
+                haul.evidence.append(self._sources.claim(item))
+            else:
+                haul.evidence.append(item)
+        if overflowed := self._intake.take_overflowed():
+            _LOG.error(event("queue_overflow", dropped=overflowed))
+            haul.counts.append(Count(now_ns, dropped=overflowed))
+        return haul
+
+    def _absorb(self, haul: _Haul) -> None:
+        observe = self._accountant.observe
+        for item in haul.evidence:
+            observe(item)
+        for delivery in haul.deliveries:
+            for item in delivery.events:
+                observe(item)
+        for count in haul.counts:
+            self._accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
+        self._sources.commit(haul.deliveries)
+        self._health.saw(haul.evidence)
+
+    def _publish(self, haul: _Haul, lines: list[str]) -> None:
+        if self._recorder.active:
+            events = [encode(item) for delivery in haul.deliveries for item in delivery.events]
+            self._recorder.publish(lines + events, self._preamble)
+
+    def _preamble(self) -> list[str]:
+        """A recording's first lines: whose it is, and all that is known apart from time."""
+        clock = self._accountant.clock
+        header = TraceHeader(clock.host, clock.epoch_ns, self._zone, clock.boot_id)
+        return [encode(header), *lines_of(self._accountant.roster())]
+
+    # --------------------------------------------------------------------- booking
+
+    def _book(self, pages: Sequence[Page], now_ns: int) -> None:
+        for page in pages:
+            line = book(self._ledger, self._accountant, page)
+            self._booked.append(journal.text_entry(Kind.BOOKED, line, now_ns))
+            self._health.booked(page)
+        if self._booked:
+            self._ledger.append(self._boot_id, self._booked)
+            self._booked = []
+
+    def _follow_wall_clock(self, now_ns: int) -> None:
+        """Where the wall clock was stepped, close the books under the old clock."""
+        clock, epoch_ns = self._accountant.clock, self._time.epoch_ns()
+        if not stepped(clock, epoch_ns):
+            return
+        self._book(self._accountant.flush(now_ns), now_ns)
+        entry = ClockEntry(clock.host, epoch_ns, now_ns, clock.epoch_ns)
+        self._ledger.append(self._boot_id, [journal.clock_entry(entry, now_ns)])
+        self._accountant.re_anchor(replace(clock, epoch_ns=epoch_ns), now_ns)
+        self._clock_entry = entry
+        self._recorder.end("the wall clock was stepped: record again")
+        step_s = (epoch_ns - clock.epoch_ns) / NS_PER_S
+        _LOG.warning(event("wall_clock_stepped", step_s=f"{step_s:.3f}"))
+
+    # ---------------------------------------------------------------------- tidying
+
+    def _tidy(self, now_ns: int) -> None:
+        if now_ns >= self._trim_due_ns:
+            self._trim(now_ns)
+            self._trim_due_ns = now_ns + _TRIM_NS
+        # A bite each turn until nothing is left, so that no turn takes long.
+        pruning = now_ns >= self._prune_due_ns
+        if pruning and not self._ledger.prune(self.retention, self._time.wall_ns()):
+            self._prune_due_ns = now_ns + _PRUNE_NS
+
+    def _trim(self, now_ns: int) -> None:
+        """Forget old entries of the journal, after saying again what they alone told."""
+        self._sources.forget_silent(now_ns)
+        entries = [
+            journal.clock_entry(self._clock_entry, now_ns),
+            journal.text_entry(Kind.SOURCES, self._sources.dump(), now_ns),
+        ]
+        if roster := lines_of(self._accountant.roster()):
+            entries.append(journal.trace_entry(roster, now_ns))
+        self._ledger.append(self._boot_id, entries)
+        self._ledger.trim(self._boot_id, now_ns - self._kept_ns)
+
+    def _failed(self, error: UnreachableError) -> None:
+        if not self._failing:
+            self._failing = True
+            _LOG.error(event("ledger_failing", reason=error))
+
+    def _worked(self) -> None:
+        if self._failing:
+            self._failing = False
+            _LOG.warning(event("ledger_works_again"))

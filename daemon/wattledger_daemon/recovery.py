@@ -1,0 +1,179 @@
+"""Stands the books where they stood, by folding the journal again.
+
+The evidence is folded in the order in which it was first taken in, so that the accountant
+makes the same pages. A boot that is over is booked to its end and forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from wattledger.errors import InputError
+from wattledger.records import Clock, Device, Evidence, Page, PinnedCost
+from wattledger.store.protocol import Journal, JournalEntry, Retention, Store
+from wattledger.trace import TraceHeader, decode
+from wattledger_daemon import journal
+from wattledger_daemon.accountant import Accountant, AccountantSettings
+from wattledger_daemon.batches import events_of
+from wattledger_daemon.hosttime import stepped
+from wattledger_daemon.journal import ClockEntry, Kind
+from wattledger_daemon.logs import event
+from wattledger_daemon.sources import Sources
+from wattledger_proto.v1 import collect_pb2
+
+_LOG = logging.getLogger(__name__)
+_UNREADABLE = (InputError, DecodeError, ValueError, KeyError, TypeError)
+
+
+class DaemonLedger(Store, Journal, Protocol):
+    """All that the daemon asks of its ledger."""
+
+    def prune(self, retention: Retention, now_ns: int) -> int:
+        """Delete a bounded number of rows that no tier is to keep; 0 when done."""
+
+
+def book(ledger: DaemonLedger, accountant: Accountant, page: Page) -> str:
+    """Write a page and go on past it; returns the line that folds this back.
+
+    A page that the ledger refuses for what it says would be refused for ever: it is told, and
+    passed over.
+    """
+    try:
+        ledger.book(page)
+    except InputError as error:
+        _LOG.error(event("page_refused", start_ns=page.start_ns, reason=error))
+    return accountant.booked(page)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Where the books stand, and the clock entry that opens the new run in the journal."""
+
+    accountant: Accountant
+    clock_entry: ClockEntry
+
+
+def settle(ledger: DaemonLedger, accountant: Accountant, until_ns: int) -> None:
+    """Book everything before `until_ns`, without a word in the journal."""
+    for page in accountant.flush(until_ns):
+        book(ledger, accountant, page)
+
+
+def recover(
+    ledger: DaemonLedger,
+    sources: Sources,
+    clock: Clock,
+    now_ns: int,
+    *,
+    settings: AccountantSettings,
+    pinned: Sequence[PinnedCost] = (),
+) -> Recovered:
+    """What the journal knows of this boot, under the present `clock`.
+
+    Cost models come from the config alone, as `pinned`. Raises UnreachableError where the
+    ledger cannot be used.
+    """
+    accountant = _pinned(Accountant(clock, settings), pinned)
+    for boot_id in ledger.boots():
+        entries = ledger.entries(boot_id)
+        current = boot_id == clock.boot_id
+        fold = _Fold(ledger, sources if current else None, boot_id, settings, pinned)
+        folded = fold.run(entries)
+        if folded is None:
+            _LOG.error(event("journal_without_clock", boot_id=boot_id, entries=len(entries)))
+        elif current:
+            accountant = folded
+        else:
+            settle(ledger, folded, entries[-1].t_ns + 1)
+        if not current:
+            ledger.forget(boot_id)
+        _LOG.info(event("journal_folded", boot_id=boot_id, entries=len(entries)))
+    before = accountant.clock
+    if stepped(before, clock.epoch_ns):
+        settle(ledger, accountant, now_ns)
+        accountant.re_anchor(clock, now_ns)
+    epoch_ns = accountant.clock.epoch_ns
+    return Recovered(accountant, ClockEntry(clock.host, epoch_ns, now_ns, before.epoch_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    ledger: DaemonLedger
+    sources: Sources | None
+    boot_id: str
+    settings: AccountantSettings
+    pinned: Sequence[PinnedCost]
+
+    def run(self, entries: Sequence[JournalEntry]) -> Accountant | None:
+        """Fold one boot's entries; None where no clock says what their times mean."""
+        first = next((entry for entry in entries if entry.kind == Kind.CLOCK), None)
+        if first is None:
+            return None
+        clock = journal.read_clock(first.body).clock_at(entries[0].t_ns, self.boot_id)
+        accountant = _pinned(Accountant(clock, self.settings), self.pinned)
+        evidence = [self._evidence(entry) for entry in entries]
+        # A trim leaves readings that lie before the entry which next names their device.
+        for device in (item for part in evidence for item in part if isinstance(item, Device)):
+            accountant.observe(device)
+        for entry, part in zip(entries, evidence, strict=True):
+            for item in part:
+                accountant.observe(item)
+            try:
+                self._apply(accountant, entry)
+            except _UNREADABLE as error:
+                self._unreadable(entry, error)
+        return accountant
+
+    def _evidence(self, entry: JournalEntry) -> list[Evidence]:
+        if entry.kind != Kind.TRACE:
+            return []
+        found: list[Evidence] = []
+        for line in entry.body.decode(errors="replace").split("\n"):
+            try:
+                record = decode(line)
+            except InputError as error:
+                self._unreadable(entry, error)
+                continue
+            if not isinstance(record, TraceHeader | PinnedCost):
+                found.append(record)
+        return found
+
+    def _apply(self, accountant: Accountant, entry: JournalEntry) -> None:
+        match entry.kind:
+            case Kind.BATCH:
+                batch = collect_pb2.Batch.FromString(entry.body)
+                for engine_event in events_of(batch):
+                    accountant.observe(engine_event)
+                if self.sources is not None:
+                    dropped_events = batch.dropped_events
+                    self.sources.restore(batch.source, batch.sequence, dropped_events, entry.t_ns)
+            case Kind.COUNT:
+                count = journal.read_count(entry.body)
+                accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
+            case Kind.BOOKED:
+                accountant.restore(entry.body.decode())
+            case Kind.SOURCES if self.sources is not None:
+                self.sources.load(entry.body.decode())
+            case Kind.CLOCK:
+                self._follow(accountant, journal.read_clock(entry.body))
+
+    def _follow(self, accountant: Accountant, entry: ClockEntry) -> None:
+        if entry.epoch_ns == accountant.clock.epoch_ns:
+            return
+        settle(self.ledger, accountant, entry.since_ns)
+        accountant.re_anchor(entry.clock(self.boot_id), entry.since_ns)
+
+    def _unreadable(self, entry: JournalEntry, error: Exception) -> None:
+        fields = {"kind": entry.kind, "t_ns": entry.t_ns, "reason": error}
+        _LOG.error(event("journal_entry_unreadable", **fields))
+
+
+def _pinned(accountant: Accountant, pinned: Iterable[PinnedCost]) -> Accountant:
+    for cost in pinned:
+        accountant.observe(cost)
+    return accountant

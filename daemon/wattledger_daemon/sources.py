@@ -1,0 +1,248 @@
+"""Who reports to this daemon, and how far each has come.
+
+Shared by the gRPC threads, which take batches in, and the pipeline thread, which commits them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wattledger.records import NS_PER_S, Evidence, Process
+from wattledger_collectors.sensors.procfs import process_ticks
+from wattledger_daemon.batches import MAX_AGE_NS, MAX_TEXT, engine_of, events_of
+from wattledger_daemon.health import EngineHealth
+from wattledger_daemon.intake import Count, Delivery, Intake
+from wattledger_daemon.logs import event
+from wattledger_proto.v1 import collect_pb2
+
+_LOG = logging.getLogger(__name__)
+MAX_SOURCES = 1024
+_IDLE_NS = 60 * NS_PER_S
+
+
+class BusyError(Exception):
+    """The daemon cannot take a batch now; its source keeps it and tries again."""
+
+
+@dataclass(slots=True)
+class _Source:
+    received: int = 0
+    committed: int = 0
+    dropped_events: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    gap_told: bool = False
+    last_ns: int = 0
+    last_events_ns: int | None = None
+    registration: bytes = b""
+    processes: dict[int, Process] = field(default_factory=dict)
+    health: EngineHealth | None = None
+
+
+class Sources:
+    """Every reporting source of this boot, by name; safe from any thread."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        track: Callable[[Iterable[int]], None],
+        proc_root: Path = Path("/proc"),
+    ) -> None:
+        self._intake = intake
+        self._track = track
+        self._proc_root = proc_root
+        self._lock = threading.Lock()
+        self._sources: dict[str, _Source] = {}
+
+    def take(self, batch: collect_pb2.Batch, now_ns: int) -> int:
+        """Queue a checked batch unless it was seen before; returns the committed sequence.
+
+        Sequence 0 asks about progress alone. Raises BusyError where the queue or the number of
+        sources is at its bound.
+        """
+        with self._lock:
+            source = self._source(batch.source, now_ns)
+            introduced = self._introduced(source, batch, now_ns)
+            if batch.sequence > source.received:
+                self._deliver(source, batch, introduced, now_ns)
+            else:
+                self._acknowledge(source, batch, introduced, now_ns)
+            self._note(source, batch, now_ns)
+            return source.committed
+
+    def refuse(self, name: str, why: str) -> None:
+        """Count a malformed batch; told at the first one of each source."""
+        with self._lock:
+            source = self._sources.get(name)
+            if source is None:
+                if len(name) > MAX_TEXT or len(self._sources) >= MAX_SOURCES:
+                    return
+                source = self._sources[name] = _Source()
+            source.refused += 1
+            first = source.refused == 1
+        if first:
+            _LOG.warning(event("batch_refused", source=name, reason=why))
+
+    def commit(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that these batches are on disk: from now on they are acknowledged."""
+        with self._lock:
+            for delivery in deliveries:
+                source = self._sources.get(delivery.source)
+                if source is not None:
+                    source.committed = max(source.committed, delivery.sequence)
+
+    def claim(self, process: Process) -> Process:
+        """A process as found on the host, with what its own engine says of it on top."""
+        with self._lock:
+            for source in self._sources.values():
+                told = source.processes.get(process.pid)
+                if told is not None and told.start in (0, process.start):
+                    return replace(
+                        process,
+                        workload=told.workload or process.workload,
+                        job=told.job or process.job,
+                    )
+        return process
+
+    def engines(self) -> list[EngineHealth]:
+        """Every engine that has reported, by name."""
+        with self._lock:
+            found = [source.health for source in self._sources.values() if source.health]
+        return sorted(found, key=lambda health: health.engine)
+
+    def forget_silent(self, now_ns: int) -> None:
+        """Forget sources silent for so long that all they could still say would be refused."""
+        with self._lock:
+            for name, source in list(self._sources.items()):
+                if source.last_ns < now_ns - MAX_AGE_NS:
+                    del self._sources[name]
+
+    # ------------------------------------------------------------------- recovery
+
+    def dump(self) -> str:
+        """What a restarted daemon must know of each source, as one line of JSON."""
+        with self._lock:
+            return json.dumps(
+                {
+                    name: [source.committed, source.dropped_events, source.last_ns]
+                    for name, source in self._sources.items()
+                    if source.committed
+                }
+            )
+
+    def load(self, dumped: str) -> None:
+        """Fold back what `dump` gave."""
+        for name, (committed, dropped_events, last_ns) in json.loads(dumped).items():
+            self.restore(name, committed, dropped_events, last_ns)
+
+    def restore(self, name: str, sequence: int, dropped_events: int, last_ns: int) -> None:
+        """Note that a source's batches up to `sequence` are on disk."""
+        with self._lock:
+            source = self._sources.setdefault(name, _Source())
+            source.received = source.committed = max(source.committed, sequence)
+            source.dropped_events = max(source.dropped_events, dropped_events)
+            source.last_ns = max(source.last_ns, last_ns)
+
+    # -------------------------------------------------------------------- inside
+
+    def _source(self, name: str, now_ns: int) -> _Source:
+        source = self._sources.get(name)
+        if source is None:
+            if len(self._sources) >= MAX_SOURCES:
+                raise BusyError(f"{MAX_SOURCES} sources report already")
+            source = self._sources[name] = _Source()
+        source.last_ns = now_ns
+        return source
+
+    def _introduced(
+        self, source: _Source, batch: collect_pb2.Batch, now_ns: int
+    ) -> tuple[Evidence, ...]:
+        """What the registration says, where it is news or the books may have forgotten it."""
+        registration = batch.engine.SerializeToString(deterministic=True)
+        has_events = bool(batch.steps or batch.finishes)
+        idle = source.last_events_ns is None or now_ns - source.last_events_ns > _IDLE_NS
+        if registration == source.registration and not (has_events and idle):
+            return ()
+        engine = engine_of(batch.engine)
+        workload, job = batch.engine.workload or None, batch.engine.job or None
+        source.processes = {
+            pid: Process(pid, self._start_of(pid), workload, job) for pid in engine.pids
+        }
+        source.registration = registration
+        self._track(engine.pids)
+        return (*source.processes.values(), engine)
+
+    def _start_of(self, pid: int) -> int:
+        """The start time that tells a process from a later one of its pid; 0 for one gone."""
+        try:
+            return process_ticks((self._proc_root / str(pid) / "stat").read_bytes()).start
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def _deliver(
+        self,
+        source: _Source,
+        batch: collect_pb2.Batch,
+        introduced: tuple[Evidence, ...],
+        now_ns: int,
+    ) -> None:
+        events = events_of(batch)
+        delivery = Delivery(
+            batch.source, batch.sequence, batch.SerializeToString(), events, introduced
+        )
+        if not self._intake.deliver(delivery):
+            # What the registration said went down with the batch: say it again next time.
+            source.registration = b""
+            raise BusyError("the queue is full")
+        if source.received and batch.sequence > source.received + 1 and not source.gap_told:
+            source.gap_told = True
+            _LOG.warning(
+                event(
+                    "batches_missing",
+                    source=batch.source,
+                    after=source.received,
+                    before=batch.sequence,
+                )
+            )
+        source.received = batch.sequence
+        if events:
+            source.last_events_ns = now_ns
+
+    def _acknowledge(
+        self,
+        source: _Source,
+        batch: collect_pb2.Batch,
+        introduced: tuple[Evidence, ...],
+        now_ns: int,
+    ) -> None:
+        """Take nothing of a question or a duplicate but who is asking."""
+        evidence: list[Evidence | Count] = list(introduced)
+        events = len(batch.steps) + len(batch.finishes)
+        if events:
+            source.duplicates += events
+            evidence.append(Count(now_ns, duplicates=events))
+        if evidence and not self._intake.offer(evidence):
+            source.registration = b""
+
+    def _note(self, source: _Source, batch: collect_pb2.Batch, now_ns: int) -> None:
+        dropped = batch.dropped_events - source.dropped_events
+        if dropped > 0 and self._intake.offer([Count(now_ns, dropped=dropped)]):
+            source.dropped_events = batch.dropped_events
+        source.health = EngineHealth(
+            batch.engine.engine,
+            batch.engine.kind,
+            batch.engine.model,
+            tuple(batch.engine.pids),
+            batch.totals.prefill_tokens,
+            batch.totals.decode_tokens,
+            batch.totals.finishes,
+            source.dropped_events,
+            source.duplicates,
+            source.refused,
+            now_ns,
+        )

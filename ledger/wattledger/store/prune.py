@@ -1,0 +1,91 @@
+"""Forgetting what is older than its tier is kept, in bounded bites."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from wattledger.records import NS_PER_S
+from wattledger.store.protocol import Retention
+from wattledger.store.tiers import HOUR_NS, METERED, POSTING, REQUEST, Family, floor_to, sql
+
+_NS_PER_DAY = 86_400 * NS_PER_S
+
+# Imported entries stay as long as the hours do: they are few, and only against them can a
+# second import of the same file be seen to change nothing.
+_FITTING_A_MINUTE = """DELETE FROM ${name}_raw WHERE (start_ns, end_ns, $dims, clock) IN (
+    SELECT start_ns, end_ns, $dims, clock FROM ${name}_raw
+    WHERE start_ns >= :swept_ns AND start_ns < :kept_ns AND span = 0
+    AND clock NOT IN (SELECT id FROM clock WHERE imported) LIMIT :limit)"""
+_FITTING_AN_HOUR = """DELETE FROM ${name}_raw WHERE (start_ns, end_ns, $dims, clock) IN (
+    SELECT start_ns, end_ns, $dims, clock FROM ${name}_raw
+    WHERE span > 0 AND span = 1 AND end_ns > :swept_ns AND end_ns <= :kept_ns
+    AND clock NOT IN (SELECT id FROM clock WHERE imported) LIMIT :limit)"""
+_ALL_RAW = """DELETE FROM ${name}_raw WHERE (start_ns, end_ns, $dims, clock) IN (
+    SELECT start_ns, end_ns, $dims, clock FROM ${name}_raw
+    WHERE start_ns < :kept_ns AND end_ns <= :kept_ns LIMIT :limit)"""
+_SHARES = """DELETE FROM request_raw
+    WHERE (start_ns, end_ns, device, account, request, clock) IN (
+    SELECT start_ns, end_ns, device, account, request, clock FROM request_raw
+    WHERE start_ns < :kept_ns LIMIT :limit)"""
+_MINUTES = """DELETE FROM ${name}_minute WHERE (start_ns, $dims) IN (
+    SELECT start_ns, $dims FROM ${name}_minute WHERE start_ns < :kept_ns LIMIT :limit)"""
+_HOURS = """DELETE FROM ${name}_hour WHERE (start_ns, $dims) IN (
+    SELECT start_ns, $dims FROM ${name}_hour WHERE start_ns < :kept_ns LIMIT :limit)"""
+_EVENTS = """DELETE FROM event WHERE (start_ns, clock) IN (
+    SELECT start_ns, clock FROM event WHERE start_ns < :kept_ns LIMIT :limit)"""
+
+_BOTH = (POSTING, METERED)
+_TIERS: dict[str, tuple[tuple[tuple[Family, ...], str], ...]] = {
+    "raw": ((_BOTH, _FITTING_A_MINUTE), ((REQUEST,), _SHARES)),
+    "minute": ((_BOTH, _FITTING_AN_HOUR), (_BOTH, _MINUTES)),
+    "hour": ((_BOTH, _ALL_RAW), (_BOTH, _HOURS), ((POSTING,), _EVENTS)),
+}
+
+
+class _Horizon(NamedTuple):
+    kept_ns: int
+    swept_ns: int
+
+
+def prune(conn: sqlite3.Connection, retention: Retention, now_ns: int, limit: int) -> int:
+    """Delete at most `limit` rows that no tier is to keep; returns how many, 0 when done.
+
+    Readers stop relying on a tier before its first row goes, so that an answer never mixes
+    what is left of it with what is not. Requests outlive the raw rows they are made of.
+    """
+    hour_ns = _cut_ns(now_ns, retention.hour_days)
+    minute_ns = max(hour_ns, _cut_ns(now_ns, retention.minute_days))
+    raw_ns = max(minute_ns, _cut_ns(now_ns, retention.raw_days))
+    deleted = 0
+    for tier, cut_ns in (("raw", raw_ns), ("minute", minute_ns), ("hour", hour_ns)):
+        deleted += _sweep(conn, tier, cut_ns, limit - deleted)
+    cut_ns = min(raw_ns, _cut_ns(now_ns, retention.request_days))
+    deleted += conn.execute(
+        """DELETE FROM request WHERE id IN (
+        SELECT id FROM request WHERE booked_ns < ? ORDER BY booked_ns LIMIT ?)""",
+        (cut_ns, limit - deleted),
+    ).rowcount
+    return deleted
+
+
+def _cut_ns(now_ns: int, days: float) -> int:
+    return floor_to(max(0, now_ns - int(days * _NS_PER_DAY)), HOUR_NS)
+
+
+def _sweep(conn: sqlite3.Connection, tier: str, cut_ns: int, limit: int) -> int:
+    row = conn.execute("SELECT kept_ns, swept_ns FROM horizon WHERE tier = ?", (tier,)).fetchone()
+    horizon = _Horizon(*row)
+    if cut_ns > horizon.kept_ns:
+        horizon = horizon._replace(kept_ns=cut_ns)
+        conn.execute("UPDATE horizon SET kept_ns = ? WHERE tier = ?", (cut_ns, tier))
+    if horizon.swept_ns == horizon.kept_ns:
+        return 0
+    deleted = 0
+    for families, text in _TIERS[tier]:
+        for family in families:
+            bounds = {**horizon._asdict(), "limit": limit - deleted}
+            deleted += conn.execute(sql(family, text), bounds).rowcount
+    if deleted < limit:
+        conn.execute("UPDATE horizon SET swept_ns = kept_ns WHERE tier = ?", (tier,))
+    return deleted

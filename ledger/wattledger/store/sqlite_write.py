@@ -1,0 +1,231 @@
+"""Booking pages and posting imports; the caller holds the transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+from wattledger.errors import InputError, WattledgerError
+from wattledger.records import NS_PER_S, Amounts, Page, Posting
+from wattledger.store.names import ClockIds, Names
+from wattledger.store.protocol import ImportedEntry
+from wattledger.store.restate import Change, Rows, read_kept, restate, roll, summed
+from wattledger.store.tiers import METERED, POSTING, REQUEST, Family, Ids, Kept, Values, sql
+
+_BATCH = 1000
+_DEVICE_AT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Booking:
+    """A page in terms of ids: its rows per table."""
+
+    names: Names
+    page: Page
+    ids: ClockIds
+    devices: dict[str, int]
+
+    def metered(self) -> Iterator[tuple[Ids, Values]]:
+        for item in self.page.metered:
+            key = (self._start(item.start_ns), item.end_ns, self._device(item.device))
+            yield key, (item.energy_uj, item.device_ns, item.gaps, item.resets, item.wraps)
+
+    def postings(self) -> Iterator[tuple[Ids, Values]]:
+        for item in self.page.postings:
+            yield self._key(item), _values(item.amounts)
+
+    def shares(self) -> Iterator[tuple[Ids, Values]]:
+        for item in self.page.request_postings:
+            if item.request is None:
+                raise WattledgerError(f"page of {self.page.start_ns}: a share names no request")
+            request = self._request(item.account.engine, item.request)
+            yield (*self._key(item), request), _values(item.amounts)
+
+    def finishes(self) -> Iterator[tuple[object, ...]]:
+        for item in self.page.finished:
+            request = self._request(item.engine, item.request)
+            tokens = (item.prompt_tokens, item.cached_tokens, item.decode_tokens)
+            whose = (item.model, item.workload, item.job)
+            yield request, self._start(item.finished_ns), self.ids.clock, *whose, *tokens
+
+    def events(self) -> Iterator[tuple[int, ...]]:
+        counts = (self.page.late, self.page.duplicates, self.page.dropped)
+        if any(counts):
+            yield self.page.start_ns, self.ids.clock, self.page.end_ns, *counts
+
+    def _key(self, item: Posting) -> Ids:
+        account = self.names.account(item.account)
+        return self._start(item.start_ns), item.end_ns, self._device(item.device), account
+
+    def _start(self, start_ns: int) -> int:
+        # An entry from outside would not be found again when the page is booked again.
+        if not self.page.start_ns <= start_ns < self.page.end_ns:
+            raise WattledgerError(f"page of {self.page.start_ns}: an entry of {start_ns} is in it")
+        return start_ns
+
+    def _device(self, device: str) -> int:
+        if device not in self.devices:
+            raise WattledgerError(f"page of {self.page.start_ns}: {device} is not in its devices")
+        return self.devices[device]
+
+    def _request(self, engine: str | None, request: str) -> int:
+        return self.names.request(self.ids.boot, engine, request, self.page.start_ns)
+
+
+def book(conn: sqlite3.Connection, names: Names, page: Page) -> bool:
+    """Write a page over what its clock and devices said of its window; whether it changed any.
+
+    Raises:
+        InputError: raw windows of that time are pruned, so that nothing could be replaced
+            exactly.
+        WattledgerError: an entry lies outside the page, or names a device it does not list.
+    """
+    before = conn.total_changes
+    kept = read_kept(conn)
+    _refuse_before(kept.raw_ns, page.start_ns, "replay it into a fresh ledger")
+    host = page.clock.host
+    names.forget_surplus()
+    ids = names.clock(page.clock)
+    devices = {item.device: names.device(host, item, page.start_ns) for item in page.devices}
+    booking = _Booking(names, page, ids, devices)
+    slots = frozenset[int]().union(*(names.slot(host, device) for device in devices))
+    for family, pairs in ((METERED, booking.metered()), (POSTING, booking.postings())):
+        old = _booked(conn, family, page, ids.clock, slots)
+        roll(conn, family, restate(conn, family, ids.clock, old, summed(pairs)), kept)
+    old = _booked(conn, REQUEST, page, ids.clock, slots)
+    _total(conn, restate(conn, REQUEST, ids.clock, old, summed(booking.shares())))
+    window = (page.start_ns, page.end_ns, ids.clock)
+    _book_finishes(conn, window, {row[:3]: row for row in booking.finishes()})
+    _book_events(conn, window, list(booking.events()))
+    conn.execute(
+        "UPDATE clock SET end_ns = :end WHERE id = :id AND end_ns < :end",
+        {"end": page.end_ns, "id": ids.clock},
+    )
+    return conn.total_changes != before
+
+
+def post(conn: sqlite3.Connection, names: Names, entries: Iterable[ImportedEntry]) -> int:
+    """Upsert imported entries and what they count as metered; returns rows changed.
+
+    Raises:
+        InputError: an entry lies before what the ledger keeps.
+    """
+    kept = read_kept(conn)
+    rest = iter(entries)
+    changed = 0
+    while batch := list(islice(rest, _BATCH)):
+        names.forget_surplus()
+        new: dict[int, Rows] = {}
+        for entry in batch:
+            item = entry.posting
+            _refuse_before(kept.hour_ns, item.start_ns, "keep hours for longer")
+            device = names.device(entry.host, entry.device, item.start_ns)
+            key = (item.start_ns, item.end_ns, device, names.account(item.account))
+            clock = names.imported_clock(entry.host)
+            new.setdefault(clock, {})[key] = _values(item.amounts)
+        for clock, rows in new.items():
+            changes = restate(conn, POSTING, clock, _stored(conn, POSTING, clock, rows), rows)
+            roll(conn, POSTING, changes, kept)
+            _meter(conn, clock, changes, kept)
+            changed += len(changes)
+    return changed
+
+
+def _values(amounts: Amounts) -> Values:
+    return (
+        amounts.static_uj,
+        amounts.dynamic_uj,
+        amounts.device_ns,
+        amounts.prefill_tokens,
+        amounts.cached_tokens,
+        amounts.decode_tokens,
+        amounts.requests,
+    )
+
+
+def _refuse_before(kept_ns: int, start_ns: int, mend: str) -> None:
+    if start_ns < kept_ns:
+        start, kept = (
+            datetime.fromtimestamp(t_ns // NS_PER_S, UTC).isoformat()
+            for t_ns in (start_ns, kept_ns)
+        )
+        raise InputError(f"entries of {start} lie before what the ledger keeps ({kept}): {mend}")
+
+
+def _booked(
+    conn: sqlite3.Connection, family: Family, page: Page, clock: int, slots: frozenset[int]
+) -> Rows:
+    """What a clock said of the devices in `slots` within a page's window."""
+    found = conn.execute(
+        sql(
+            family,
+            """SELECT start_ns, end_ns, $dims, $amounts FROM ${name}_raw
+            WHERE start_ns >= ? AND start_ns < ? AND clock = ?""",
+        ),
+        (page.start_ns, page.end_ns, clock),
+    )
+    width = 2 + len(family.dims)
+    return {row[:width]: row[width:] for row in found if row[_DEVICE_AT] in slots}
+
+
+def _stored(conn: sqlite3.Connection, family: Family, clock: int, keys: Iterable[Values]) -> Rows:
+    """The raw rows of a clock that bear any of `keys`."""
+    text = sql(
+        family,
+        """SELECT $amounts FROM ${name}_raw
+        WHERE start_ns = ? AND end_ns = ? AND $match AND clock = ?""",
+    )
+    found = ((key, conn.execute(text, (*key, clock)).fetchone()) for key in keys)
+    return {key: row for key, row in found if row is not None}
+
+
+def _meter(conn: sqlite3.Connection, clock: int, changes: list[Change], kept: Kept) -> None:
+    """Count imported postings as metered too: their meter is the one they came from."""
+    more = summed(
+        (change.key[:3], (change.values[0] + change.values[1], change.values[2], 0, 0, 0))
+        for change in changes
+    )
+    old = _stored(conn, METERED, clock, more)
+    new = summed([*old.items(), *more.items()])
+    roll(conn, METERED, restate(conn, METERED, clock, old, new), kept)
+
+
+def _total(conn: sqlite3.Connection, changes: list[Change]) -> None:
+    """Adjust the sums per request and account, which outlive the rows they are made of."""
+    sums = summed(
+        ((key[4], key[3]), (parts, values[0] + values[1])) for key, values, parts in changes
+    )
+    conn.executemany(
+        """INSERT INTO request_total (request, account, parts, energy_uj) VALUES (?, ?, ?, ?)
+        ON CONFLICT (request, account) DO UPDATE SET parts = parts + excluded.parts,
+        energy_uj = energy_uj + excluded.energy_uj""",
+        [(*key, *values) for key, values in sums.items() if any(values)],
+    )
+
+
+def _book_finishes(
+    conn: sqlite3.Connection,
+    window: tuple[int, int, int],
+    rows: dict[tuple[object, ...], tuple[object, ...]],
+) -> None:
+    found = conn.execute(
+        "SELECT * FROM finish WHERE finished_ns >= ? AND finished_ns < ? AND clock = ?", window
+    )
+    old, new = set(found), set(rows.values())
+    conn.executemany(
+        "DELETE FROM finish WHERE request = ? AND finished_ns = ? AND clock = ?",
+        [row[:3] for row in old - new],
+    )
+    conn.executemany("INSERT INTO finish VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", new - old)
+
+
+def _book_events(
+    conn: sqlite3.Connection, window: tuple[int, int, int], new: list[tuple[int, ...]]
+) -> None:
+    where = "FROM event WHERE start_ns >= ? AND start_ns < ? AND clock = ?"
+    if conn.execute("SELECT * " + where, window).fetchall() != new:
+        conn.execute("DELETE " + where, window)
+        conn.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", new)

@@ -1,0 +1,383 @@
+"""The worked cases of accounting.md through the daemon's own pipeline, and the laws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakes.evidence import (
+    MODEL,
+    PID,
+    counter,
+    gpu,
+    joules,
+    ns,
+    owned_engine,
+    pages_of,
+    request_uj,
+    step,
+)
+from wattledger.records import (
+    Activity,
+    CostModel,
+    CounterReading,
+    Device,
+    DeviceKind,
+    Engine,
+    Evidence,
+    Page,
+    PinnedCost,
+    Process,
+    ProcessUse,
+    RequestTokens,
+    StaticBasis,
+    Step,
+    UseRecord,
+)
+from wattledger_daemon.attribution.cost import phase_weights
+
+V3_COUNTER = [(0.0, 0.0), (1.0, 100.0), (2.0, 400.0), (3.0, 450.0)]
+V3_STEPS = [step(1, 1, 2, [("R1", 1000, 0)]), step(2, 2.2, 2.4, [("R1", 0, 1)])]
+P, D = Activity.PREFILL, Activity.DECODE
+
+
+def book(static_w: float | None, points: list[tuple[float, float]], *steps: Step) -> list[Page]:
+    return pages_of([gpu(static_w), *counter(points), *owned_engine(), *steps])
+
+
+def test_v2_one_step_of_three_requests() -> None:
+    requests = [("R1", 1000, 0), ("R2", 0, 1), ("R3", 0, 1)]
+    pages = book(None, [(0, 0), (1, 120)], step(1, 0, 1, requests))
+    assert request_uj(pages) == {("R1", P): 80851064, ("R2", D): 19574468, ("R3", D): 19574468}
+
+
+def test_v3_without_idle_power() -> None:
+    pages = book(None, V3_COUNTER, *V3_STEPS)
+    assert joules(pages) == {"engine_idle": 140, "prefill": 300, "decode": 10}
+
+
+def test_v3_with_idle_power() -> None:
+    pages = book(40.0, V3_COUNTER, *V3_STEPS)
+    assert joules(pages) == {"engine_idle": 132, "prefill": 300, "decode": 18}
+    decode = next(p for p in pages[0].postings if p.account.activity is D)
+    assert (decode.amounts.static_uj, decode.amounts.dynamic_uj) == (8_000_000, 10_000_000)
+
+
+def test_v4_a_step_across_cells() -> None:
+    pages = book(None, V3_COUNTER[:3], step(1, 0.5, 1.5, [("R1", 0, 1)]))
+    assert joules(pages) == {"engine_idle": 200, "decode": 200}
+
+
+def test_v5_overlapping_steps() -> None:
+    steps = (step(1, 1, 2, [("A", 0, 1)]), step(2, 1.5, 2, [("B", 0, 1)]))
+    pages = book(None, V3_COUNTER[1:3], *steps)
+    assert request_uj(pages) == {("A", D): 200_000_000, ("B", D): 100_000_000}
+
+
+def test_v6_a_step_without_breakdown() -> None:
+    pages = book(None, V3_COUNTER[1:3], step(1, 1.25, 1.75))
+    assert joules(pages) == {"engine_idle": 150, "unattributed": 150}
+
+
+def test_v7_before_and_after_a_late_event() -> None:
+    early = step(1, 0.2, 0.6, [("R1", 100, 0)])
+    late = step(2, 0.4, 0.9, [("R2", 0, 4)])
+    before = book(None, [(0, 0), (1, 100)], early)
+    assert joules(before) == {"engine_idle": 60, "prefill": 40}
+    after = book(None, [(0, 0), (1, 100)], early, late)
+    assert request_uj(after) == {("R1", P): 30791367, ("R2", D): 39208633}
+    assert joules(after)["engine_idle"] == 30
+
+
+def test_v9_closed_form_equals_brute_force_shapley() -> None:
+    tokens = (("R1", 1000, 0), ("R2", 0, 1), ("R3", 200, 0))
+    own = {name: 0.05 * prefill + 2.0 * decode for name, prefill, decode in tokens}
+
+    def cost(group: tuple[str, ...]) -> float:
+        return (40.0 if group else 0.0) + sum(own[name] for name in group)
+
+    brute = dict.fromkeys(own, 0.0)
+    for order in itertools.permutations(own):
+        for place, name in enumerate(order):
+            marginal = cost(order[: place + 1]) - cost(order[:place])
+            brute[name] += marginal / math.factorial(len(own))
+    weights = {w.request: w.weight_j for w in phase_weights(step(1, 0, 1, tokens), MODEL)}
+    assert weights == pytest.approx(brute)
+    assert weights == pytest.approx({"R1": 63.3333, "R2": 15.3333, "R3": 23.3333}, abs=1e-4)
+
+
+def by_owner(pages: list[Page]) -> dict[tuple[str | None, str], tuple[int, int]]:
+    sums: dict[tuple[str | None, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for posting in (p for page in pages for p in page.postings):
+        key = (posting.account.workload, posting.account.activity.value)
+        static_uj, dynamic_uj = sums[key]
+        amounts = posting.amounts
+        sums[key] = (static_uj + amounts.static_uj, dynamic_uj + amounts.dynamic_uj)
+    return dict(sums)
+
+
+def test_v12_two_processes_share_a_gpu() -> None:
+    gib = 1 << 30
+    pages = pages_of(
+        [
+            gpu(70.0),
+            *counter([(0, 0), (1, 300)]),
+            Process(1, 1, "A", None),
+            Process(2, 1, "B", None),
+            UseRecord("gpu0", 0, ns(1), (ProcessUse(1, 60, 10 * gib), ProcessUse(2, 20, 30 * gib))),
+        ]
+    )
+    assert by_owner(pages) == {
+        ("A", "process"): (17_500_000, 172_500_000),
+        ("B", "process"): (52_500_000, 57_500_000),
+    }
+    times = {p.account.workload: p.amounts.device_ns for p in pages[0].postings}
+    assert times == {"A": ns(0.25), "B": ns(0.75)}
+
+
+def test_v13_cpu_by_ticks() -> None:
+    cpu = Device("cpu0", DeviceKind.CPU, "EPYC", 10.0, StaticBasis.GIVEN)
+    pages = pages_of(
+        [
+            cpu,
+            *counter([(0, 0), (1, 40)], "cpu0"),
+            Process(1, 1, "A", None),
+            Process(2, 1, "B", None),
+            UseRecord(
+                "cpu0", 0, ns(1), (ProcessUse(1, ticks=30), ProcessUse(2, ticks=15)), total=60
+            ),
+        ]
+    )
+    assert by_owner(pages) == {
+        (None, "idle"): (10_000_000, 0),
+        ("A", "process"): (0, 15_000_000),
+        ("B", "process"): (0, 7_500_000),
+        ("system", "process"): (0, 7_500_000),
+    }
+
+
+def one_gpu(*processes: ProcessUse, static_w: float | None = 70.0) -> list[Page]:
+    use = [UseRecord("gpu0", 0, ns(1), processes)]
+    return pages_of([gpu(static_w), *counter([(0, 0), (1, 300)]), Process(1, 1, "A", None), *use])
+
+
+def test_nobody_holds_the_gpu() -> None:
+    assert by_owner(one_gpu()) == {
+        (None, "idle"): (70_000_000, 0),
+        (None, "unattributed"): (0, 230_000_000),
+    }
+
+
+def test_no_use_record_is_nobody() -> None:
+    pages = pages_of([gpu(70.0), *counter([(0, 0), (1, 300)])])
+    assert joules(pages) == {"idle": 70, "unattributed": 230}
+
+
+def test_memory_decides_without_utilization() -> None:
+    pages = one_gpu(ProcessUse(1, None, 100), ProcessUse(2, 0, 300))
+    assert by_owner(pages)["A", "process"] == (17_500_000, 57_500_000)
+    assert {p.account.method for p in pages[0].postings} == {"memory-share"}
+
+
+def test_partly_absent_utilization_counts_zero() -> None:
+    pages = one_gpu(ProcessUse(1, 50, 100), ProcessUse(2, None, 300))
+    assert by_owner(pages)["A", "process"] == (17_500_000, 230_000_000)
+
+
+def test_sole_owner_takes_all() -> None:
+    assert by_owner(one_gpu(ProcessUse(1)))["A", "process"] == (70_000_000, 230_000_000)
+
+
+def test_unknown_idle_power_is_said() -> None:
+    pages = one_gpu(ProcessUse(1), static_w=None)
+    assert by_owner(pages)["A", "process"] == (0, 300_000_000)
+    assert {p.account.static_basis for p in pages[0].postings} == {StaticBasis.UNKNOWN}
+
+
+def test_dram_goes_by_resident_memory() -> None:
+    dram = Device("dram0", DeviceKind.DRAM, None, 4.0, StaticBasis.GIVEN)
+    use = UseRecord("dram0", 0, ns(1), (ProcessUse(1, memory_bytes=100),), total=400)
+    pages = pages_of([dram, *counter([(0, 0), (1, 8)], "dram0"), Process(1, 1, "A", None), use])
+    assert by_owner(pages) == {
+        ("A", "process"): (1_000_000, 1_000_000),
+        (None, "idle"): (3_000_000, 3_000_000),
+    }
+
+
+def test_ticks_above_total() -> None:
+    cpu = Device("cpu0", DeviceKind.CPU, None, 10.0, StaticBasis.GIVEN)
+    use = UseRecord("cpu0", 0, ns(1), (ProcessUse(1, ticks=30),), total=20)
+    pages = pages_of([cpu, *counter([(0, 0), (1, 40)], "cpu0"), Process(1, 1, "A", None), use])
+    assert by_owner(pages)["A", "process"] == (0, 30_000_000)
+
+
+def test_sensor_noise_of_an_idle_gpu_does_not_leak() -> None:
+    """Cells of 60 and 80 J at 70 W idle: nothing is dynamic in the window."""
+    pages = pages_of([gpu(70.0), *counter([(0, 0), (1, 60), (2, 140)])])
+    assert joules(pages) == {"idle": 140}
+
+
+def test_an_engine_owns_cpu_energy_too_and_tokens_stand_on_its_gpu() -> None:
+    cpu = Device("cpu0", DeviceKind.CPU, None, 10.0, StaticBasis.GIVEN)
+    pages = pages_of(
+        [
+            gpu(),
+            cpu,
+            *counter([(0, 0), (1, 100)]),
+            *counter([(0, 0), (1, 40)], "cpu0"),
+            *owned_engine(),
+            UseRecord("cpu0", 0, ns(1), (ProcessUse(PID, ticks=30),), total=60),
+            step(1, 0, 0.5, [("R1", 100, 0)]),
+        ]
+    )
+    by_device = {
+        (p.device, p.account.activity.value): p.amounts
+        for p in pages[0].postings
+        if p.account.engine
+    }
+    assert by_device["gpu0", "prefill"].energy_uj == 50_000_000
+    assert by_device["cpu0", "prefill"].dynamic_uj == 15_000_000
+    assert by_device["gpu0", "prefill"].prefill_tokens == 100
+    assert by_device["cpu0", "prefill"].prefill_tokens == 0
+
+
+def test_context_cost_belongs_to_decode() -> None:
+    cost = CostModel(0.0, 1.0, 1.0, 0.5, "pinned")
+    mixed = Step("e", 1, 0, 1, (RequestTokens("r", 10, 2, 8), RequestTokens("q", 10, 0, 8)))
+    weights = [(w.request, w.activity, w.weight_j) for w in phase_weights(mixed, cost)]
+    assert weights == [("r", P, 10.0), ("r", D, 6.0), ("q", P, 14.0)]
+
+
+def test_all_zero_weights_share_equally() -> None:
+    free = PinnedCost("e", CostModel(0.0, 0.0, 0.0, 0.0))
+    requests = [("R1", 10, 0), ("R2", 0, 1)]
+    steps = [step(1, 0, 1, requests)]
+    pages = pages_of([gpu(), *counter([(0, 0), (1, 100)]), *owned_engine(cost=None), free, *steps])
+    assert request_uj(pages) == {("R1", P): 50_000_000, ("R2", D): 50_000_000}
+
+
+def test_a_step_of_no_length_gets_tokens_and_no_energy() -> None:
+    pages = book(None, [(0, 0), (1, 100)], step(1, 0.5, 0.5, [("R1", 7, 0)]))
+    assert joules(pages) == {"engine_idle": 100}
+    assert sum(p.amounts.prefill_tokens for p in pages[0].postings) == 7
+
+
+def test_tokens_of_a_step_across_windows_add_up() -> None:
+    pages = book(None, [(0, 0), (20, 100)], step(1, 3, 13, [("R1", 1001, 0)]))
+    tokens = [sum(p.amounts.prefill_tokens for p in page.postings) for page in pages]
+    assert (sum(tokens), tokens[:3]) == (1001, [200, 501, 300])
+
+
+# ------------------------------------------------------------------------------- laws
+
+TOKENS = st.tuples(
+    st.sampled_from(["a", "b", "c"]), st.integers(0, 3000), st.integers(0, 3), st.integers(0, 9000)
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> list[Evidence]:
+    """Two GPUs and a CPU, two engines, any readings, uses and steps."""
+    evidence: list[Evidence] = [
+        Process(1, 1, "w1", "j1"),
+        Process(2, 1, None, None),
+        Engine("e", "vllm", "m", (1,)),
+        Engine("f", "llama_cpp", None, (2, 3)),
+    ]
+    if draw(st.booleans()):
+        f_j, a_j, b_j, c_j = (draw(st.sampled_from([0.0, 0.05, 2.0, 40.0])) for _ in range(4))
+        model = CostModel(f_j, a_j, b_j, c_j, "pinned")
+        evidence.append(PinnedCost("e", model))
+    for name, kind in (("gpu0", "gpu"), ("gpu1", "gpu"), ("cpu0", "cpu"), ("dram0", "dram")):
+        static_w = draw(st.none() | st.sampled_from([0.0, 40.0, 1e5]))
+        evidence.append(Device(name, DeviceKind(kind), None, static_w))
+        t_ms = energy_uj = 0
+        for _ in range(draw(st.integers(0, 8))):
+            evidence.append(CounterReading(name, t_ms * 10**6, energy_uj))
+            t_ms += draw(st.integers(1, 7000))
+            energy_uj = draw(st.integers(0, 10**10))
+        for _ in range(draw(st.integers(0, 3))):
+            start_ms = draw(st.integers(0, 20000))
+            used = tuple(
+                ProcessUse(pid, *(draw(st.none() | st.integers(0, 100)) for _ in range(3)))
+                for pid in draw(st.sets(st.integers(1, 4)))
+            )
+            end_ns = (start_ms + draw(st.integers(1, 9000))) * 10**6
+            total = draw(st.none() | st.integers(0, 200))
+            evidence.append(UseRecord(name, start_ms * 10**6, end_ns, used, total))
+    for seq in range(draw(st.integers(0, 8))):
+        start_ms, length_ms = draw(st.integers(0, 20000)), draw(st.integers(0, 4000))
+        rows = draw(st.lists(TOKENS, max_size=3, unique_by=lambda row: row[0]))
+        requests = tuple(RequestTokens(*row) for row in rows)
+        engine = draw(st.sampled_from(["e", "f"]))
+        end_ns = (start_ms + length_ms) * 10**6
+        evidence.append(Step(engine, seq, start_ms * 10**6, end_ns, requests))
+    return evidence
+
+
+def totals(pages: list[Page]) -> dict[str, tuple[int, int]]:
+    """(energy, device time) per device as posted."""
+    sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for posting in (p for page in pages for p in page.postings):
+        energy_uj, time_ns = sums[posting.device]
+        amounts = posting.amounts
+        sums[posting.device] = (energy_uj + amounts.energy_uj, time_ns + amounts.device_ns)
+    return {name: pair for name, pair in sums.items() if pair != (0, 0)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds())
+def test_the_books_balance(world: list[Evidence]) -> None:
+    pages = pages_of(world)
+    metered: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for entry in (m for page in pages for m in page.metered):
+        energy_uj, time_ns = metered[entry.device]
+        metered[entry.device] = (energy_uj + entry.energy_uj, time_ns + entry.device_ns)
+    assert totals(pages) == {name: pair for name, pair in metered.items() if pair != (0, 0)}
+    amounts = [p.amounts for page in pages for p in (*page.postings, *page.request_postings)]
+    assert all(min(a.static_uj, a.dynamic_uj, a.device_ns) >= 0 for a in amounts)
+    posted = [p.amounts for page in pages for p in page.postings]
+    booked = sum(a.prefill_tokens + a.decode_tokens for a in posted)
+    steps = [s for s in world if isinstance(s, Step)]
+    computed = sum(t.prefill_tokens + t.decode_tokens for s in steps for t in s.requests)
+    assert booked == computed
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.sampled_from([1, 2, 10, 60]))
+def test_windows_of_any_length_meter_the_same(world: list[Evidence], window_s: int) -> None:
+    assert totals(pages_of(world, window_s)) == totals(pages_of(world))
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.randoms(use_true_random=False))
+def test_order_and_repetition_do_not_matter(world: list[Evidence], random: Random) -> None:
+    readings = [r for r in world if isinstance(r, CounterReading)]
+    others = [r for r in world if not isinstance(r, CounterReading)]
+    repeated = others + [r for r in others if isinstance(r, Step)]
+    random.shuffle(repeated)
+    shuffled = pages_of([*readings, *repeated])
+    assert [(p.postings, p.metered) for p in shuffled] == [
+        (p.postings, p.metered) for p in pages_of(world)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds())
+def test_requests_sum_to_their_postings(world: list[Evidence]) -> None:
+    for page in pages_of(world):
+        fine: dict[object, int] = defaultdict(int)
+        for posting in page.request_postings:
+            fine[posting.device, posting.account] += posting.amounts.energy_uj
+        coarse = {
+            (p.device, p.account): p.amounts.energy_uj
+            for p in page.postings
+            if p.account.activity in (P, D)
+        }
+        assert {k: v for k, v in fine.items() if v} == {k: v for k, v in coarse.items() if v}

@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+
+from fakes.entries import CPU, DATA, H100, Entry, steady, vector, window
+from fakes.memory_store import MemoryStore
+from wattledger.carbon.annual import annual_intensity
+from wattledger.carbon.fallback import with_fallback
+from wattledger.carbon.intensity import ConstantIntensity, IntensityPoint, StepSeries, Tier
+from wattledger.carbon.pue import ConstantPue, PuePoint, PueSeries
+from wattledger.errors import DataMissingError, InputError
+from wattledger.records import Activity, Device, DeviceKind, Quality, StaticBasis
+from wattledger.statement.carbon import CarbonStatement, carbon_statement
+from wattledger.statement.query import CarbonQuery, View, parse_groups, parse_view
+from wattledger.store.protocol import Filters, ImportedEntry
+from wattledger.timespan import Window, parse_instant, timezone_named
+
+HOUR_S = 3600
+CISO_262 = ConstantIntensity(262.0)
+CARBON_KEYS = [
+    "energy_j",
+    "static_j",
+    "dynamic_j",
+    "facility_kwh",
+    "operational_gco2e",
+    "embodied_gco2e",
+    "carbon_gco2e",
+    "carbon_gco2e_low",
+    "carbon_gco2e_high",
+    "intensity_gco2e_per_kwh",
+    "device_s",
+    "requests",
+    "prefill_tokens",
+    "cached_tokens",
+    "decode_tokens",
+    "j_per_decode_token",
+    "j_per_token",
+    "gco2e_per_token",
+]
+
+
+def at(text: str) -> int:
+    return parse_instant(text, 0)
+
+
+def ciso(*, without: tuple[str, ...] = ()) -> StepSeries:
+    with (DATA / "ciso_2019-01-01_lifecycle.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["start_utc"] not in without]
+    return StepSeries(
+        [
+            IntensityPoint(at(r["start_utc"]), at(r["end_utc"]), float(r["g_co2e_per_kwh"]))
+            for r in rows
+        ],
+        source="ciso.csv",
+    )
+
+
+def two_jobs_and_idle() -> MemoryStore:
+    """One hour of TV20: A half of it, B a quarter, idle the rest."""
+    return MemoryStore(
+        imports=[
+            Entry(0, 1800, 540_000.0, static_j=108_000.0, job="A", decode=1000).on(),
+            Entry(1800, 2700, 180_000.0, static_j=54_000.0, job="B").on(),
+            Entry(2700, 3600, 54_000.0, static_j=54_000.0, activity=Activity.IDLE).on(),
+        ]
+    )
+
+
+HOUR = CarbonQuery(window=window(0, HOUR_S), intensity=CISO_262, pue=ConstantPue(1.2), by=("job",))
+
+
+def by_job(statement: CarbonStatement) -> dict[str | None, tuple[float, float]]:
+    """Operational and embodied grams per job."""
+    return {
+        group.by["job"]: (group.total.grams.operational, group.total.grams.embodied)
+        for group in statement.groups
+    }
+
+
+def only_line(*entries: ImportedEntry, query: CarbonQuery = HOUR) -> CarbonStatement:
+    return carbon_statement(MemoryStore(imports=entries), query)
+
+
+def test_tv13_a_window_that_cuts_hours() -> None:
+    v = vector("TV13")
+    given, expected = v["inputs"], v["expected"]
+    start_ns, end_ns = map(at, given["window"])
+    start_s, end_s = start_ns // 10**9, end_ns // 10**9
+    store = MemoryStore(imports=steady(start_s - 1800, end_s + 900, given["power_w"]))
+    query = CarbonQuery(
+        window=Window(start_ns, end_ns), intensity=ciso(), pue=ConstantPue(given["pue"])
+    )
+    total = carbon_statement(store, query).total
+    told = total.carbon_json()
+    assert total.amounts.energy_uj / 3.6e12 == pytest.approx(expected["it_energy_kwh"], rel=1e-12)
+    assert told["facility_kwh"] == pytest.approx(expected["facility_energy_kwh"], rel=1e-9)
+    assert told["operational_gco2e"] == pytest.approx(expected["operational_g"], rel=1e-6)
+    assert told["intensity_gco2e_per_kwh"] == pytest.approx(
+        expected["energy_weighted_ci"], rel=1e-6
+    )
+    # TV15: the same, in two half-open parts.
+    v15 = vector("TV15")
+    middle_ns = at(v15["inputs"]["split_at"])
+    parts = [
+        carbon_statement(store, replace(query, window=part)).total.grams.operational
+        for part in (Window(start_ns, middle_ns), Window(middle_ns, end_ns))
+    ]
+    assert parts == pytest.approx(
+        [v15["expected"]["part1_g"], v15["expected"]["part2_g"]], rel=1e-6
+    )
+    assert sum(parts) == pytest.approx(total.grams.operational, rel=1e-9)
+
+
+def test_tv18_tiers_are_counted_by_energy() -> None:
+    v = vector("TV18")
+    given, expected = v["inputs"], v["expected"]
+    start_ns, end_ns = map(at, given["window"])
+    series = ciso(without=("2019-01-01T05:00:00Z", "2019-01-01T06:00:00Z"))
+    annual = StepSeries(
+        [IntensityPoint(start_ns, end_ns, given["fallback_ci"], Tier.ANNUAL)], source="annual"
+    )
+    query = CarbonQuery(
+        window=Window(start_ns, end_ns), intensity=with_fallback(series, annual), zone="X"
+    )
+    store = MemoryStore(imports=steady(start_ns // 10**9, end_ns // 10**9, given["power_w"]))
+    statement = carbon_statement(store, query)
+    assert statement.total.grams.operational == pytest.approx(expected["total_g"], rel=1e-6)
+    assert statement.coverage.intensity == {
+        "measured": pytest.approx(expected["coverage_energy"], rel=1e-6),
+        "annual": pytest.approx(1 - expected["coverage_energy"], rel=1e-5),
+    }
+    factors = {f.tier: f for f in statement.factors.intensity}
+    assert factors["annual"].intensity_gco2e_per_kwh == pytest.approx(250.0)
+    assert factors["measured"].source == "ciso.csv"
+    with pytest.raises(DataMissingError, match=r"0\.8333 .*--min-coverage 0\.95"):
+        carbon_statement(store, replace(query, min_coverage=0.95))
+    assert carbon_statement(store, replace(query, min_coverage=0.8333)).total == statement.total
+
+
+def test_tv20_direct_and_loaded() -> None:
+    v = vector("TV20")["expected"]
+    store = two_jobs_and_idle()
+    direct = carbon_statement(store, HOUR)
+    loaded = carbon_statement(store, replace(HOUR, view=View.LOADED))
+    assert by_job(direct) == {
+        "A": pytest.approx((v["operational_direct_g"]["A"], v["direct"]["A"]), rel=1e-6),
+        "B": pytest.approx((v["operational_direct_g"]["B"], v["direct"]["B"]), rel=1e-6),
+        None: pytest.approx(
+            (v["operational_direct_g"]["idle"], v["direct"]["unallocated_idle"]), rel=1e-6
+        ),
+    }
+    assert by_job(loaded) == {
+        job: pytest.approx((v["operational_fully_loaded_g"][job], v["fully_loaded"][job]), rel=1e-6)
+        for job in ("A", "B")
+    }
+    assert direct.total.grams.embodied == pytest.approx(v["device_embodied_g"], rel=1e-6)
+    assert direct.total.grams.operational == pytest.approx(v["operational_total_g"], rel=1e-6)
+    assert loaded.total.grams == direct.total.grams
+    assert loaded.total.amounts == direct.total.amounts
+    assert [group.total.amounts.device_ns for group in loaded.groups] == [
+        2400 * 10**9,
+        1200 * 10**9,
+    ]
+
+
+def test_loaded_filters_after_loading() -> None:
+    store = two_jobs_and_idle()
+    query = replace(HOUR, view=View.LOADED)
+    whole = by_job(carbon_statement(store, query))
+    alone = carbon_statement(store, replace(query, filters=Filters(job=("A",))))
+    assert by_job(alone) == {"A": whole["A"]}
+    assert alone.total.amounts.device_ns == 2400 * 10**9
+    assert alone.total.carbon_json()["j_per_decode_token"] is not None
+
+
+def test_loaded_decode_rate_holds_its_share_of_idle() -> None:
+    store = MemoryStore(
+        imports=[
+            Entry(0, 900, 900.0, activity=Activity.DECODE, decode=100).on(),
+            Entry(900, 1800, 300.0, activity=Activity.IDLE).on(),
+        ]
+    )
+    query = replace(HOUR, view=View.LOADED, by=())
+    assert carbon_statement(store, query).total.carbon_json()["j_per_decode_token"] == 12.0
+    direct = replace(query, view=View.DIRECT)
+    assert carbon_statement(store, direct).total.carbon_json()["j_per_decode_token"] == 9.0
+
+
+def test_idle_without_users_and_unattributed_stay_lines() -> None:
+    entries = [
+        Entry(0, 100, 100.0, activity=Activity.IDLE).on(),
+        Entry(0, 100, 100.0, activity=Activity.IDLE).on(CPU),
+        Entry(0, 100, 50.0, device_s=0.0, activity=Activity.UNATTRIBUTED).on(CPU),
+    ]
+    query = replace(HOUR, view=View.LOADED, by=("device", "activity"))
+    told = {
+        (group.by["device"], group.by["activity"]): group.total.amounts.energy_uj
+        for group in only_line(*entries, query=query).groups
+    }
+    assert told == {
+        ("gpu0", "idle"): 100_000_000,
+        ("cpu0", "idle"): 100_000_000,
+        ("cpu0", "unattributed"): 50_000_000,
+    }
+
+
+def test_engine_idle_takes_its_share_and_is_not_spread() -> None:
+    entries = [
+        Entry(0, 30, 60.0, activity=Activity.DECODE).on(),
+        Entry(30, 60, 30.0, activity=Activity.ENGINE_IDLE).on(),
+        Entry(60, 90, 10.0, activity=Activity.IDLE).on(),
+    ]
+    query = replace(HOUR, view=View.LOADED, by=("activity",))
+    told = {
+        g.by["activity"]: g.total.amounts.energy_uj for g in only_line(*entries, query=query).groups
+    }
+    assert told == {"decode": 65_000_000, "engine_idle": 35_000_000}
+
+
+def test_spread_idle_keeps_its_own_quality() -> None:
+    entries = [
+        Entry(0, 60, 60.0, job="A").on(),
+        Entry(60, 90, 10.0, activity=Activity.IDLE, quality=Quality.ESTIMATED).on(),
+    ]
+    query = replace(HOUR, view=View.LOADED, by=("quality",))
+    statement = only_line(*entries, query=query)
+    assert statement.coverage.energy == {"measured": 60 / 70, "estimated": 10 / 70}
+    assert [group.by["quality"] for group in statement.groups] == ["estimated", "measured"]
+
+
+def test_active_counts_dynamic_energy_and_all_device_time() -> None:
+    store = two_jobs_and_idle()
+    direct = carbon_statement(store, HOUR)
+    active = carbon_statement(store, replace(HOUR, view=View.ACTIVE))
+    told = active.total.carbon_json()
+    assert (told["energy_j"], told["static_j"], told["dynamic_j"]) == (558_000.0, 0.0, 558_000.0)
+    assert told["operational_gco2e"] == pytest.approx(558_000 / 3.6e6 * 1.2 * 262)
+    assert told["embodied_gco2e"] == direct.total.grams.embodied
+
+
+def test_pue_and_intensity_meet_on_their_common_refinement() -> None:
+    steps = StepSeries(
+        [IntensityPoint(0, 1000 * 10**9, 100.0), IntensityPoint(1000 * 10**9, 3600 * 10**9, 400.0)],
+        source="s",
+    )
+    pue = PueSeries(
+        [PuePoint(0, 500 * 10**9, 1.5), PuePoint(500 * 10**9, 3600 * 10**9, 1.1)], source="p"
+    )
+    query = replace(HOUR, intensity=steps, pue=pue)
+    told = only_line(Entry(0, 3600, 3_600_000.0).on(), query=query).total.carbon_json()
+    grams = (500 * 1.5 * 100 + 500 * 1.1 * 100 + 2600 * 1.1 * 400) / 3600
+    kwh = (500 * 1.5 + 3100 * 1.1) / 3600
+    assert told["operational_gco2e"] == pytest.approx(grams, rel=1e-12)
+    assert told["intensity_gco2e_per_kwh"] == pytest.approx(grams / kwh, rel=1e-12)
+
+
+def test_bounds_add_up_linearly() -> None:
+    bounded = StepSeries(
+        [IntensityPoint(0, 3600 * 10**9, 100.0, low_gco2e_per_kwh=80.0, high_gco2e_per_kwh=150.0)],
+        source="s",
+    )
+    query = replace(HOUR, intensity=bounded, pue=ConstantPue(1.0))
+    told = only_line(Entry(0, 3600, 3_600_000.0).on(), query=query).total.carbon_json()
+    embodied = 1000 * 164 * 3600 / (5 * 365 * 86_400)
+    assert told["carbon_gco2e"] == pytest.approx(100 + embodied)
+    assert told["carbon_gco2e_low"] == pytest.approx(80 + embodied)
+    assert told["carbon_gco2e_high"] == pytest.approx(150 + embodied * 273 / 164)
+
+
+def test_a_lifetime_that_ends_in_the_window() -> None:
+    lifetime_s = 1000.0
+    query = replace(HOUR, lifetime_s=lifetime_s, in_service_ns={("h1", "gpu0"): 100 * 10**9}, by=())
+    statement = only_line(Entry(0, 3600, 3600.0).on(), query=query)
+    assert statement.total.grams.embodied == pytest.approx(164_000.0, rel=1e-12)
+    assert statement.total.amounts.device_ns == 3600 * 10**9
+    assert any("h1/gpu0 is outside its lifetime" in text for text in statement.warnings)
+
+
+def test_no_embodied_and_overrides() -> None:
+    entry = Entry(0, 3600, 3600.0).on()
+    without = only_line(entry, query=replace(HOUR, include_embodied=False))
+    assert without.total.grams.embodied == 0.0
+    assert without.coverage.embodied == 0.0
+    assert without.factors.embodied == ()
+    assert any("--no-embodied" in text for text in without.warnings)
+    own = only_line(entry, query=replace(HOUR, embodied_kg={H100.model or "": 328.0}))
+    assert own.total.grams.embodied == pytest.approx(2 * 3.744292, rel=1e-6)
+    assert own.total.grams.embodied_low == own.total.grams.embodied_high
+
+
+def test_unknown_embodied_factors_are_left_out_and_named() -> None:
+    unknown = Device("gpu1", DeviceKind.GPU, "NVIDIA X")
+    poor = Device("gpu2", DeviceKind.GPU, "Tesla T4")
+    dram = Device("dram0", DeviceKind.DRAM)
+    statement = only_line(
+        Entry(0, 3600, 100.0).on(),
+        Entry(0, 3600, 100.0).on(unknown),
+        Entry(0, 3600, 100.0).on(poor),
+        Entry(0, 3600, 50.0).on(CPU),
+        Entry(0, 3600, 50.0).on(dram),
+    )
+    assert statement.boundary == ("cpu", "dram", "gpu")
+    assert statement.coverage.embodied == 0.5
+    text = "\n".join(statement.warnings)
+    assert "--embodied 'NVIDIA X=KG'" in text
+    assert "'Tesla T4', 10.3 kg (10.3 to 61.8; ACT)" in text
+    assert "left out AMD EPYC 9654, h1/dram0 (model unknown)" in text
+    assert all("\n" not in line for line in statement.warnings)
+
+
+def test_what_a_reader_must_know_is_said() -> None:
+    entries = [
+        Entry(-60, 60, 120.0, job="A").on(),
+        Entry(60, 1800, 60.0, quality=Quality.ESTIMATED, job="A").on(),
+        Entry(0, 3600, 60.0, static_basis=StaticBasis.UNKNOWN, job="A").on(CPU),
+        Entry(0, 3600, 60.0, job="B").on(CPU),
+    ]
+    query = replace(HOUR, intensity=annual_intensity("FRA"), window=window(0, 3600))
+    text = "\n".join(only_line(*entries, query=query).warnings)
+    assert "they are prorated linearly" in text
+    assert "25.0 % of the energy is unknown" in text
+    assert "25.0 % of the energy is estimated" in text
+    assert "h1/cpu0 is booked for 2 times the window's length" in text
+    assert "only what is booked is charged: h1/gpu0 50.0 %" in text
+    assert "100.0 % of the energy is priced with the latest annual mean" in text
+    clean = only_line(Entry(0, 3600, 60.0, job="A").on())
+    assert clean.warnings == ()
+    assert clean.coverage.time == 1.0
+
+
+def test_coverage_of_time_is_clamped_per_device() -> None:
+    twice = [Entry(0, 3600, 60.0, job=job).on(CPU) for job in "AB"]
+    statement = only_line(*twice, Entry(0, 900, 60.0).on())
+    assert statement.coverage.time == pytest.approx((1.0 + 0.25) / 2)
+
+
+def test_nothing_booked_is_said_so() -> None:
+    with pytest.raises(DataMissingError, match=r"^nothing is booked from 1970-01-01T00:00:00Z"):
+        carbon_statement(MemoryStore(), HOUR)
+    for view in View:
+        query = replace(HOUR, view=view, filters=Filters(job=("none",)))
+        with pytest.raises(DataMissingError, match="matches the filters"):
+            carbon_statement(two_jobs_and_idle(), query)
+
+
+def test_groups_by_local_periods_add_up() -> None:
+    paris = timezone_named("Europe/Paris")
+    start_s = at("2026-10-24T22:00:00Z") // 10**9
+    store = MemoryStore(imports=[*steady(start_s, start_s + 49 * HOUR_S, 100.0, HOUR_S)])
+    query = CarbonQuery(
+        window=window(start_s, start_s + 49 * HOUR_S),
+        intensity=CISO_262,
+        by=("day",),
+        tz=paris,
+    )
+    days = carbon_statement(store, query)
+    assert [(g.by["day"], g.total.amounts.device_ns // 10**9) for g in days.groups] == [
+        ("2026-10-25", 25 * HOUR_S),
+        ("2026-10-26", 24 * HOUR_S),
+    ]
+    hours = carbon_statement(store, replace(query, by=("hour",)))
+    assert len(hours.groups) == 49
+    labels = [group.by["hour"] for group in hours.groups]
+    assert "2026-10-25T02:00:00+02:00" in labels
+    assert "2026-10-25T02:00:00+01:00" in labels
+    assert hours.total.amounts == days.total.amounts
+    months = carbon_statement(store, replace(query, by=("month", "host")))
+    assert [group.by for group in months.groups] == [{"month": "2026-10", "host": "h1"}]
+
+
+def test_groups_are_sorted_with_the_nameless_last() -> None:
+    entries = [
+        Entry(0, 10, 1.0, job=job, model=model).on()
+        for job, model in (("b", None), ("a", "m"), (None, "m"), ("a", None))
+    ]
+    told = only_line(*entries, query=replace(HOUR, by=("job", "model"))).groups
+    assert [(g.by["job"], g.by["model"]) for g in told] == [
+        ("a", "m"),
+        ("a", None),
+        ("b", None),
+        (None, "m"),
+    ]
+
+
+def test_json_has_the_contracts_keys_in_order() -> None:
+    told = carbon_statement(two_jobs_and_idle(), HOUR).to_json()
+    assert list(told) == [
+        "schema", "software", "window", "view", "boundary", "total", "groups", "coverage",
+        "factors", "warnings",
+    ]  # fmt: skip
+    assert told["schema"] == "wattledger.carbon/1"
+    total, groups = told["total"], told["groups"]
+    assert isinstance(total, dict)
+    assert list(total) == CARBON_KEYS
+    assert isinstance(groups, list)
+    assert [list(group) for group in groups] == [["by", *CARBON_KEYS]] * 3
+    assert groups[-1]["by"] == {"job": None}
+
+
+def test_ratios_without_a_divisor_are_null() -> None:
+    idle = Entry(0, 10, 0.0, activity=Activity.IDLE).on()
+    statement = only_line(idle)
+    told = statement.total.carbon_json()
+    for key in ("intensity_gco2e_per_kwh", "j_per_decode_token", "j_per_token", "gco2e_per_token"):
+        assert told[key] is None
+    assert statement.coverage.energy == {}
+    assert statement.factors.intensity[0].share is None
+
+
+def test_tokens_and_requests() -> None:
+    statement = only_line(
+        Entry(0, 10, 100.0, activity=Activity.PREFILL, prefill=30, cached=5).on(),
+        Entry(0, 10, 300.0, activity=Activity.DECODE, decode=70).on(),
+        Entry(9, 9.000000001, device_s=0.0, activity=Activity.DECODE, requests=1).on(),
+        query=replace(HOUR, include_embodied=False),
+    )
+    told = statement.total.carbon_json()
+    assert (told["prefill_tokens"], told["cached_tokens"], told["decode_tokens"]) == (30, 5, 70)
+    assert told["requests"] == 1
+    assert told["j_per_token"] == 4.0
+    assert told["j_per_decode_token"] == pytest.approx(300 / 70)
+    assert told["gco2e_per_token"] == pytest.approx(400 / 3.6e6 * 1.2 * 262 / 100)
+
+
+def test_a_query_is_checked() -> None:
+    assert parse_groups("job,day,job") == ("job", "day")
+    assert parse_view("loaded") is View.LOADED
+    with pytest.raises(InputError, match="did you mean workload"):
+        parse_groups("worklod")
+    with pytest.raises(InputError, match="use one of direct"):
+        parse_view("zzz")
+    with pytest.raises(InputError, match="--by"):
+        replace(HOUR, by=("nothing",))
+    with pytest.raises(InputError, match="--min-coverage"):
+        replace(HOUR, min_coverage=1.1)
+    with pytest.raises(InputError, match="--lifetime"):
+        replace(HOUR, lifetime_s=0.0)
+
+
+def test_the_golden_statement() -> None:
+    query = replace(HOUR, view=View.LOADED, intensity=annual_intensity("US"), zone="USA")
+    told = carbon_statement(two_jobs_and_idle(), query).to_json() | {"software": "0.1.0"}
+    golden = json.loads((DATA / "golden_statement.json").read_text())
+    assert json.loads(json.dumps(told)) == golden
