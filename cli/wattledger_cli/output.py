@@ -123,6 +123,7 @@ def draw_table(columns: Sequence[Column], *, totals: bool = False) -> None:
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*(Text(cell) for cell in row))
     _print(table)
+    sys.stdout.write("\n")
 
 
 def draw_notes(notes: Sequence[tuple[str, str]]) -> None:
@@ -146,4 +147,4 @@ def _print(drawing: RenderableType) -> None:
     with console.capture() as captured:
         console.print(drawing)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    sys.stdout.write("\n".join(lines) + "\n\n")
+    sys.stdout.write("\n".join(lines) + "\n")

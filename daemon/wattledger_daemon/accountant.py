@@ -22,12 +22,17 @@ _HOUR_NS = 3600 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class AccountantSettings:
-    """Lengths in nanoseconds; `horizon_ns` None keeps all evidence (a replay)."""
+    """Lengths in nanoseconds; `horizon_ns` None keeps all evidence (a replay).
+
+    Above `max_step_rows` (a row is one request in one step, some 100 bytes) the horizon comes
+    nearer, down to the windows not yet booked: memory is bounded under any load.
+    """
 
     window_ns: int = 5 * NS_PER_S
     watermark_ns: int = 10 * NS_PER_S
     max_gap_ns: int = MAX_GAP_NS
     horizon_ns: int | None = 600 * NS_PER_S
+    max_step_rows: int = 100_000
 
 
 class Accountant:
@@ -194,6 +199,8 @@ class Accountant:
             self._evidence.meter(device.device).pin(window.end_ns)
         if self._settings.horizon_ns is not None:
             self.forget_before(window.end_ns - self._settings.horizon_ns)
+            while self._evidence.step_rows > self._settings.max_step_rows and self._windows:
+                self.forget_before(self._windows[0].end_ns)
 
     def re_anchor(self, clock: Clock, t_ns: int) -> None:
         """Cut windows by another clock from `t_ns` on, which must be booked up to."""

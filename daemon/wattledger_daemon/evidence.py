@@ -56,7 +56,10 @@ def natural_order(device: Device) -> tuple[int, str, int]:
 
 
 class EvidenceBook:
-    """Evidence of one host since `forget_before`, deduplicated by what it says."""
+    """Evidence of one host since `forget_before`, deduplicated by what it says.
+
+    `latest_ns` is the latest moment spoken of; `step_rows` tells how much the steps weigh.
+    """
 
     def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
         self._max_gap_ns = max_gap_ns
@@ -73,6 +76,7 @@ class EvidenceBook:
         self._finished: set[tuple[str, str]] = set()
         self._token_devices: dict[str, str] = {}
         self.latest_ns: int | None = None
+        self.step_rows = 0
 
     # ------------------------------------------------------------------ taking in
 
@@ -127,6 +131,7 @@ class EvidenceBook:
             return replace(touched, duplicate=True)
         self._step_seqs[step.engine].add(step.seq)
         self._steps[step.engine].add(step)
+        self.step_rows += len(step.requests) + 1
         return touched
 
     def _take_finish(self, finish: Finish) -> Touched:
@@ -261,6 +266,7 @@ class EvidenceBook:
         for name, steps in self._steps.items():
             for step in steps.forget_before(t_ns):
                 self._step_seqs[name].discard(step.seq)
+                self.step_rows -= len(step.requests) + 1
         for ended in self._ended.forget_before(t_ns):
             self._finished.discard((ended.finish.engine, ended.finish.request))
         for device, seen_ns in self._pids_seen_ns.items():

@@ -83,11 +83,13 @@ class SensorRunner:
         wanted: Callable[[], bool | None] = lambda: True,
         dress: Callable[[Device], Device] = lambda device: device,
         clock: Callable[[], int] = time.monotonic_ns,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         """Prepare to drive `source`.
 
         `wanted` says whether to open at all, None while that is not known yet; `dress` adds
-        to a found device what the site's config knows of it.
+        to a found device what the site's config knows of it. `wait` sleeps that many seconds
+        and says whether to stop; the default can be woken.
         """
         self.name = source.name
         self._devices: tuple[Device, ...] = ()
@@ -97,6 +99,7 @@ class SensorRunner:
         self._dress = dress
         self._clock = clock
         self._stop = threading.Event()
+        self._wait = wait or self._stop.wait
         self._thread = threading.Thread(target=self.run, name=f"sensor-{source.name}", daemon=True)
         self._state = SensorState.STARTING
         self._reason = ""
@@ -149,7 +152,7 @@ class SensorRunner:
         period_ns = int(self._source.period_s * NS_PER_S)
         wait_s = 0.0
         next_ns = self._clock()
-        while not self._stop.wait(wait_s):
+        while not self._wait(wait_s):
             worked = self.tick()
             if self._state in (SensorState.ABSENT, SensorState.DENIED):
                 return

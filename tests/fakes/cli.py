@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fakes.pages import GPU0, T0_NS, account, balanced_page, posting
@@ -76,13 +76,15 @@ def finish(request: str, job: str, tokens: tuple[int, int, int]) -> FinishedRequ
 
 def small_ledger(path: Path, *, metered_off_uj: int = 0) -> str:
     """Five seconds of one GPU, two jobs and idle: 1,000 J; returns the ledger's URL."""
-    from dataclasses import replace
-
     end_ns = T0_NS + 5 * _S
     chat = {"job": "chat", "engine": "vllm-a", "model": "llama-3-8b", "method": "steps"}
     parts = [
         (account(Activity.PREFILL, **chat), Amounts(10_000_000, 90_000_000, _S, 1000), "r1"),
-        (account(Activity.DECODE, **chat), Amounts(40_000_000, 460_000_000, 2 * _S, 0, 0, 100), "r1"),
+        (
+            account(Activity.DECODE, **chat),
+            Amounts(40_000_000, 460_000_000, 2 * _S, 0, 0, 100),
+            "r1",
+        ),
         (
             account(Activity.PREFILL, **{**chat, "job": "batch"}),
             Amounts(10_000_000, 40_000_000, _S // 2, 500),

@@ -189,3 +189,15 @@ def test_a_reused_pid_leaves_its_engine() -> None:
     page = accountant.flush(ns(5))[0]
     assert {p.account.workload for p in page.postings} == {"other"}
     assert Clock("h1", "boot", EPOCH_NS) == page.clock
+
+
+def test_memory_is_bounded_by_a_nearer_horizon() -> None:
+    accountant = an_accountant(*watt_hours(0), settings=AccountantSettings(max_step_rows=110))
+    for second in range(60):
+        accountant.observe(step(second, second, second + 1, [(f"r{n}", 0, 1) for n in range(4)]))
+        accountant.observe(CounterReading("gpu0", ns(second + 1), ns(second + 1)))
+        book(accountant, accountant.due(ns(second)))
+    accountant.observe(step(99, 20, 21, [("late", 500, 0)]))
+    assert spans(accountant.due(ns(60))) == [(45, 50)]
+    accountant.observe(step(98, 44, 45, [("in reach", 500, 0)]))
+    assert spans(accountant.due(ns(60))) == [(40, 45), (45, 50)]

@@ -10,7 +10,7 @@ import pytest
 
 from fakes.pages import CLOCK, CPU0, GPU0, T0_NS, account, balanced_page, posting, steady_page
 from wattledger.errors import InputError, WattledgerError
-from wattledger.records import NS_PER_S, Amounts, Clock, Device, Metered, StaticBasis
+from wattledger.records import NS_PER_S, Amounts, Clock, Device, Metered, Page, StaticBasis
 from wattledger.store.protocol import DeviceBook
 from wattledger.store.sqlite import SqliteLedger
 
@@ -30,7 +30,7 @@ def energies_uj(ledger: SqliteLedger) -> dict[tuple[str, str | None], int]:
     return {(s.device.device, s.account.job): s.amounts.energy_uj for s in found}
 
 
-def one(energy_uj: int, job: str, device: Device = GPU0, clock: Clock = CLOCK) -> object:
+def one(energy_uj: int, job: str, device: Device = GPU0, clock: Clock = CLOCK) -> Page:
     item = posting(T0_NS, END_NS, Amounts(energy_uj), device=device.device, to=account(job=job))
     return balanced_page(T0_NS, END_NS, [item], devices=(device,), clock=clock)
 

@@ -23,6 +23,7 @@ from wattledger.store.sqlite import SqliteLedger
 
 WINDOW_NS = 5 * NS_PER_S
 ENGINE = "vllm-a"
+ALL = Filters()
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def page(at: int, shares: list[Posting], *finished: FinishedRequest) -> Page:
     )
 
 
-def found(ledger: SqliteLedger, at: int, filters: Filters = Filters()) -> list[RequestEnergy]:  # noqa: B008 - frozen
+def found(ledger: SqliteLedger, at: int, filters: Filters = ALL) -> list[RequestEnergy]:
     return ledger.requests(T0_NS + at * WINDOW_NS, T0_NS + (at + 1) * WINDOW_NS, filters)
 
 

@@ -7,6 +7,7 @@ meter's. Source: accounting.md section 3, vectors V2 and V9.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wattledger.records import Activity, CostModel, RequestTokens, Step
@@ -53,6 +54,27 @@ def phase_shares(step: Step, cost: CostModel) -> list[tuple[str, Activity, float
     if total_j <= 0.0:
         return [(w.request, w.activity, 1.0 / len(weights)) for w in weights]
     return [(w.request, w.activity, w.weight_j / total_j) for w in weights]
+
+
+def mixes(steps: Sequence[Step], cost: CostModel) -> tuple[list[int], list[Step]]:
+    """Index of each step's mix, and one step of each mix.
+
+    Steps of one mix compute the same for the same requests, as far as `cost` looks: a running
+    batch repeats itself for thousands of steps, and is then shared out once.
+    """
+    known: dict[tuple[object, ...], int] = {}
+    found: list[Step] = []
+    of_step: list[int] = []
+    for step in steps:
+        key: tuple[object, ...] = tuple(
+            (t.request, t.prefill_tokens, t.decode_tokens, t.context_tokens if cost.c_j else 0)
+            for t in step.requests
+        )
+        if key not in known:
+            known[key] = len(found)
+            found.append(step)
+        of_step.append(known[key])
+    return of_step, found
 
 
 def step_weight_j(step: Step, cost: CostModel) -> float:

@@ -6,7 +6,7 @@ time are then apportioned by largest remainder, so the books balance whatever th
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.attribution.cost import phase_shares
+from wattledger_daemon.attribution.cost import mixes, phase_shares
 from wattledger_daemon.attribution.shares import Holder, Nobody, shares_of
 from wattledger_daemon.attribution.steps import BusyTime, Quantities
 from wattledger_daemon.metering import EnergyInterval
@@ -68,12 +68,12 @@ _Laid = Sequence[tuple[EnergyInterval, Quantities]]
 
 
 class _Draft:
-    """One device's parts before rounding: by account, and by step of an engine."""
+    """One device's parts before rounding: by account, and by mix of an engine's steps."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.parts: dict[_Key, Quantities] = defaultdict(Quantities)
-        self.by_step: dict[tuple[str, int, Quality], Quantities] = defaultdict(Quantities)
+        self.by_mix: dict[tuple[str, int, Quality], Quantities] = defaultdict(Quantities)
 
 
 class WindowBooks:
@@ -92,6 +92,7 @@ class WindowBooks:
             pid: item.engine.engine for item in engines for pid in item.engine.pids
         }
         self._processes = processes
+        self._mixes = {name: mixes(item.steps, item.cost) for name, item in self._engines.items()}
         self._busy = {
             name: BusyTime(item.steps, item.cost, start_ns, end_ns)
             for name, item in self._engines.items()
@@ -163,7 +164,7 @@ class WindowBooks:
     # ------------------------------------------------------------------- engines
 
     def _to_steps(self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid) -> None:
-        busy = self._busy[engine]
+        busy, (mix_of, _) = self._busy[engine], self._mixes[engine]
         for interval, quantity in laid:
             steps, idle = busy.split(
                 interval.start_ns,
@@ -176,17 +177,20 @@ class WindowBooks:
             )
             draft.parts[account, None].add(idle, 1.0)
             for index, part in steps.items():
-                draft.by_step[engine, index, interval.quality].add(part, 1.0)
+                draft.by_mix[engine, mix_of[index], interval.quality].add(part, 1.0)
 
     def _to_requests(self, draft: _Draft) -> None:
-        for (engine, index, quality), part in draft.by_step.items():
-            step, cost = self._busy[engine].steps[index], self._engines[engine].cost
+        for (engine, mix, quality), part in draft.by_mix.items():
+            step = self._mixes[engine][1][mix]
             if not step.requests:
                 account = self._engine_account(draft.device, engine, Activity.UNATTRIBUTED, quality)
                 draft.parts[account, None].add(part, 1.0)
-            for request, activity, share in phase_shares(step, cost):
-                account = self._engine_account(draft.device, engine, activity, quality)
-                draft.parts[account, request].add(part, share)
+            accounts = {
+                activity: self._engine_account(draft.device, engine, activity, quality)
+                for activity in (Activity.PREFILL, Activity.DECODE)
+            }
+            for request, activity, share in phase_shares(step, self._engines[engine].cost):
+                draft.parts[accounts[activity], request].add(part, share)
 
     def _engine_account(
         self, device: Device, engine: str, activity: Activity, quality: Quality
@@ -212,7 +216,7 @@ class WindowBooks:
         for name, item in self._engines.items():
             if item.token_device != device.device:
                 continue
-            counts = self._token_counts(item.steps)
+            counts = self._token_counts(name)
             keys = _best_keys(name, amounts)
             for (request, activity), tokens in counts.items():
                 quality = Quality.ESTIMATED if device.estimated else Quality.MEASURED
@@ -225,20 +229,37 @@ class WindowBooks:
                     else replace(held, decode_tokens=held.decode_tokens + tokens)
                 )
 
-    def _token_counts(self, steps: Sequence[Step]) -> dict[tuple[str, Activity], int]:
+    def _token_counts(self, engine: str) -> dict[tuple[str, Activity], int]:
+        """Tokens per request and phase: whole steps counted by mix, the others cut."""
         counts: dict[tuple[str, Activity], int] = defaultdict(int)
-        for step in steps:
-            for tokens in step.requests:
-                for activity, count in (
-                    (Activity.PREFILL, tokens.prefill_tokens),
-                    (Activity.DECODE, tokens.decode_tokens),
-                ):
-                    inside = between(
-                        count, step.start_ns, step.end_ns, self._start_ns, self._end_ns
-                    )
-                    if inside:
-                        counts[tokens.request, activity] += inside
+        mix_of, found = self._mixes[engine]
+        whole: Counter[int] = Counter()
+        for step, mix in zip(self._engines[engine].steps, mix_of, strict=True):
+            if self._start_ns <= step.start_ns and step.end_ns <= self._end_ns:
+                whole[mix] += 1
+            else:
+                self._count(counts, step, step.start_ns, step.end_ns, 1)
+        for mix, times in whole.items():
+            self._count(counts, found[mix], self._start_ns, self._end_ns, times)
         return counts
+
+    def _count(
+        self,
+        counts: dict[tuple[str, Activity], int],
+        step: Step,
+        start_ns: int,
+        end_ns: int,
+        times: int,
+    ) -> None:
+        """Add `times` the part of a step's tokens that lies in the window."""
+        window = (start_ns, end_ns, self._start_ns, self._end_ns)
+        for tokens in step.requests:
+            for activity, count in (
+                (Activity.PREFILL, tokens.prefill_tokens),
+                (Activity.DECODE, tokens.decode_tokens),
+            ):
+                if count and (inside := between(count, *window)):
+                    counts[tokens.request, activity] += inside * times
 
 
 def owner_of(engine: Engine, processes: Mapping[int, Process]) -> tuple[str | None, str | None]:

@@ -44,6 +44,8 @@ def connect(path: Path, *, writable: bool, create: bool, busy_s: float) -> sqlit
             return _connect_reader(path, busy_s)
         conn = _connect(path, "rwc" if create else "rw", busy_s)
         try:
+            if not create:
+                _refuse_empty(conn, path)
             migrate(conn, str(path))
             conn.execute("PRAGMA synchronous = NORMAL")
             conn.execute("PRAGMA foreign_keys = ON")
@@ -81,6 +83,7 @@ def _connect_reader(path: Path, busy_s: float) -> sqlite3.Connection:
             conn.close()
             conn = _connect(path, "ro&immutable=1", busy_s)
             version = version_of(conn, str(path))
+        _refuse_empty(conn, path)
         if version < SCHEMA_VERSION:
             raise UnreachableError(
                 f"{path}: schema {version}, not {SCHEMA_VERSION}: let wattledgerd open it once"
@@ -89,3 +92,8 @@ def _connect_reader(path: Path, busy_s: float) -> sqlite3.Connection:
         conn.close()
         raise
     return conn
+
+
+def _refuse_empty(conn: sqlite3.Connection, path: Path) -> None:
+    if version_of(conn, str(path)) == 0:
+        raise UnreachableError(f"{path}: no ledger in it yet: start wattledgerd")
