@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wattledger.errors import InputError, UnreachableError
+from wattledger.errors import DataMissingError, InputError, UnreachableError
 from wattledger_cli.demo_processes import Child, free_port, serves, start, wait_until
 from wattledger_cli.demo_traffic import Mix, Tally, drive
 from wattledger_cli.options import Options, options_of
@@ -51,7 +51,7 @@ class Stage:
     @property
     def config(self) -> Path:
         """The daemon's config."""
-        return self.folder / "wattledger.toml"
+        return self.folder / "demo.toml"
 
 
 @app.command()
@@ -89,10 +89,10 @@ def demo(
         short = stack.enter_context(tempfile.TemporaryDirectory(prefix="wattledger-"))
         stage = _prepare(workdir, Path(short), engine_python, model or workdir / "tiny.gguf")
         options.ledger = f"sqlite:{stage.ledger}"
-        window = _play(stack, options, stage, seconds, clients)
+        window, tally = _play(stack, options, stage, seconds, clients)
     from wattledger_cli.demo_report import report
 
-    report(options, window, zone)
+    report(options, window, zone, tally)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -119,28 +119,36 @@ def _toml(path: Path) -> str:
     return f'"{text}"'
 
 
-def _play(stack: ExitStack, options: Options, stage: Stage, seconds: float, clients: int) -> Window:
-    """Run daemon, engines and clients; return the window that holds it all, on the UTC grid."""
-    from wattledger.records import NS_PER_S
-    from wattledger.timespan import Window
-
-    grid_ns = WINDOW_S * NS_PER_S
-    start_ns = time.time_ns() // grid_ns * grid_ns
+def _play(
+    stack: ExitStack, options: Options, stage: Stage, seconds: float, clients: int
+) -> tuple[Window, Tally]:
+    """Run daemon, engines and clients; return the window booked, and what the engines counted."""
+    start_ns = time.time_ns()
     daemon = _start_daemon(stack, options, stage)
     engines = stack.enter_context(ExitStack())
     mixes = _start_engines(engines, options, stage)
-    say(options, f"{clients} clients ask for {seconds:.0f} s: short prompts, long answers to chat;")
-    say(options, "long prompts, short answers to summarize")
+    say(options, f"{clients} clients ask for {seconds:.0f} s, chat with short prompts and long")
+    say(options, "answers, summarize the other way round")
     tally = drive(mixes, clients, seconds, lambda gone_s, so_far: _tell(options, gone_s, so_far))
     if tally.failures:
         raise UnreachableError(f"an engine failed, {tally.failures[0]}: see {stage.folder}/*.log")
-    say(options, f"the engines counted {tally.requests} requests, {tally.prompt_tokens} prompt")
-    say(options, f"and {tally.answer_tokens} answer tokens; stopping them")
+    say(options, f"the engines answered {tally.requests} requests; stopping them")
     engines.close()
     _wait_for_books(options, start_ns, tally.requests)
     say(options, "stopping the daemon, which books what is left")
     daemon.stop()
-    return Window(start_ns, -(-time.time_ns() // grid_ns) * grid_ns)
+    return _booked(options, start_ns), tally
+
+
+def _booked(options: Options, start_ns: int) -> Window:
+    """What the ledger holds since `start_ns`, so that no edge cuts or misses anything."""
+    from wattledger.timespan import Window
+
+    with options.store() as store:
+        extent = store.extent()
+    if extent is None or extent[1] <= start_ns:
+        raise DataMissingError("the daemon booked nothing: see wattledgerd.log in the workdir")
+    return Window(max(start_ns, extent[0]), extent[1])
 
 
 def _start_daemon(stack: ExitStack, options: Options, stage: Stage) -> Child:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+SHORT_ID = 16
+
 Limit = Annotated[int, typer.Option(metavar="N", min=1, help="How many to show.")]
 
 
@@ -85,6 +87,11 @@ def show_requests(
     warn(options, statement.warnings)
 
 
+def _short(request: str) -> str:
+    """A long id as the glob that `--request` takes."""
+    return request if len(request) <= SHORT_ID else f"{request[: SHORT_ID - 1]}*"
+
+
 def _draw(statement: RequestsStatement) -> None:
     from wattledger_cli.statement_tables import window_note
 
@@ -93,14 +100,14 @@ def _draw(statement: RequestsStatement) -> None:
     energies = [[uj / UJ_PER_J for uj in (x.energy_uj, x.prefill_uj, x.decode_uj)] for x in lines]
     peers = [value for row in energies for value in row]
     columns = [
-        words("request", [line.finish.request for line in lines]),
+        words("request", [_short(line.finish.request) for line in lines]),
         words("job", [line.finish.job for line in lines]),
         numbers("prompt", COUNT, [line.finish.prompt_tokens for line in lines]),
         numbers("cached", COUNT, [line.finish.cached_tokens for line in lines]),
-        numbers("decode", COUNT, [line.finish.decode_tokens for line in lines]),
+        numbers("output", COUNT, [line.finish.decode_tokens for line in lines]),
         *(
             numbers(title, ENERGY_J, [row[at] for row in energies], peers=peers)
-            for at, title in enumerate(("energy", "in prefill", "in decode"))
+            for at, title in enumerate(("energy", "prefill", "decode"))
         ),
     ]
     if any(value is not None for value in grams):

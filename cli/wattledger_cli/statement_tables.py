@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wattledger.carbon.embodied import YEAR_S
 from wattledger.records import NS_PER_S, UJ_PER_J
+from wattledger.timespan import format_instant
 from wattledger_cli.figures import (
     CARBON_G,
     COUNT,
@@ -130,9 +131,11 @@ def _j_per_token(total: Totals) -> float | None:
 
 
 def window_note(window: Window) -> tuple[str, str]:
-    """The window in words."""
-    told = window.to_json()
-    return ("window", f"{told['from']} to {told['to']}, {figure(window.length_ns / NS_PER_S)} s")
+    """The window in words, its edges to the millisecond."""
+    first, last = (
+        format_instant(t_ns // 1_000_000 * 1_000_000) for t_ns in (window.start_ns, window.end_ns)
+    )
+    return ("window", f"{first} to {last}, {figure(window.length_ns / NS_PER_S)} s")
 
 
 def _about(statement: CarbonStatement | UsageStatement) -> list[tuple[str, str]]:

@@ -120,9 +120,13 @@ class Pipeline:
     # ------------------------------------------------------------------- taking in
 
     def _take_in(self, now_ns: int) -> None:
-        if self._haul is None:
-            self._haul = self._sort(self._intake.drain(), now_ns)
-        haul = self._haul
+        if self._haul is not None:
+            self._settle(self._haul, now_ns)
+        self._haul = self._sort(self._intake.drain(), now_ns)
+        self._settle(self._haul, now_ns)
+
+    def _settle(self, haul: _Haul, now_ns: int) -> None:
+        """Journal a haul, then take it into the books; raises UnreachableError before either."""
         lines = lines_of(haul.evidence)
         entries = [journal.trace_entry(lines, now_ns)] if lines else []
         entries += [journal.batch_entry(delivery, now_ns) for delivery in haul.deliveries]

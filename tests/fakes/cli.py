@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fakes.pages import GPU0, T0_NS, account, balanced_page, posting
-from wattledger.records import NS_PER_S, Activity, Amounts, FinishedRequest
+from wattledger.records import NS_PER_S, Account, Activity, Amounts, FinishedRequest
 from wattledger.store import open_ledger
 from wattledger_cli.app import run
 
@@ -74,22 +74,17 @@ def finish(request: str, job: str, tokens: tuple[int, int, int]) -> FinishedRequ
     )
 
 
+def steps(activity: Activity, job: str | None) -> Account:
+    return account(activity, job=job, engine="vllm-a", model="llama-3-8b", method="steps")
+
+
 def small_ledger(path: Path, *, metered_off_uj: int = 0) -> str:
     """Five seconds of one GPU, two jobs and idle: 1,000 J; returns the ledger's URL."""
     end_ns = T0_NS + 5 * _S
-    chat = {"job": "chat", "engine": "vllm-a", "model": "llama-3-8b", "method": "steps"}
     parts = [
-        (account(Activity.PREFILL, **chat), Amounts(10_000_000, 90_000_000, _S, 1000), "r1"),
-        (
-            account(Activity.DECODE, **chat),
-            Amounts(40_000_000, 460_000_000, 2 * _S, 0, 0, 100),
-            "r1",
-        ),
-        (
-            account(Activity.PREFILL, **{**chat, "job": "batch"}),
-            Amounts(10_000_000, 40_000_000, _S // 2, 500),
-            "r2",
-        ),
+        (steps(Activity.PREFILL, "chat"), Amounts(10_000_000, 90_000_000, _S, 1000), "r1"),
+        (steps(Activity.DECODE, "chat"), Amounts(40_000_000, 460_000_000, 2 * _S, 0, 0, 100), "r1"),
+        (steps(Activity.PREFILL, "batch"), Amounts(10_000_000, 40_000_000, _S // 2, 500), "r2"),
         (account(Activity.IDLE), Amounts(350_000_000, 0, 3 * _S // 2), None),
     ]
     finishes = (finish("r1", "chat", (1200, 200, 100)), finish("r2", "batch", (500, 0, 0)))
@@ -98,7 +93,7 @@ def small_ledger(path: Path, *, metered_off_uj: int = 0) -> str:
             done.finished_ns,
             done.finished_ns + 1,
             Amounts(cached_tokens=done.cached_tokens, requests=1),
-            to=account(Activity.DECODE, **{**chat, "job": str(done.job)}),
+            to=steps(Activity.DECODE, done.job),
         )
         for done in finishes
     ]

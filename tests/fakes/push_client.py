@@ -104,9 +104,10 @@ class Caller:
 class PushClient:
     """Sends tokens of one engine, this process, through any number of daemons' lives."""
 
-    def __init__(self, socket: Path, **registration: str) -> None:
+    def __init__(self, socket: Path, job: str = "") -> None:
         self._socket = socket
-        self._registration = registration
+        self._job = job
+        self._sent = 0
         self._kept: dict[int, collect_pb2.Batch] = {}
         self._sequence = 0
         self._daemon_id = ""
@@ -131,7 +132,7 @@ class PushClient:
             steps,
             [(request, end_ns, 100, 0, 7)],
             pids=[os.getpid()],
-            **self._registration,
+            job=self._job,
         )
         self.prefill_tokens += 100
         self.decode_tokens += 7
@@ -141,7 +142,7 @@ class PushClient:
         """Send what this daemon has not had yet and ask how far it is; False if it is away."""
         try:
             with Caller(self._socket) as caller:
-                self._heed(caller.push(a_batch(0, pids=[os.getpid()], **self._registration)))
+                self._heed(caller.push(a_batch(0, pids=[os.getpid()], job=self._job)))
                 for sequence, batch in sorted(self._kept.items()):
                     if sequence > self._sent:
                         batch.sent_ns = time.monotonic_ns()

@@ -118,6 +118,7 @@ def test_a_pue_series_is_a_step_function() -> None:
         (10, 15, 1.3, "site.csv"),
     ]
     assert [(p.start_ns, p.end_ns) for p in series.segments(0, 20)] == [(0, 10), (10, 20)]
+    assert [(p.start_ns, p.end_ns) for p in series.segments(0, 10)] == [(0, 10)]
     for span in ((15, 25), (20, 30)):
         with pytest.raises(DataMissingError, match=r"site\.csv has no PUE at"):
             series.segments(*span)

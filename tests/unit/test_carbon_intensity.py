@@ -4,7 +4,7 @@ import csv
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.entries import DATA, vector
@@ -188,6 +188,7 @@ def test_the_annual_table_is_whole() -> None:
     assert annual_intensity("USA").by_year[2024] == pytest.approx(383.5, abs=0.1)
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(0, 1000)), min_size=1, max_size=30),
     st.integers(0, 30 * 3600),

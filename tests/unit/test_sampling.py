@@ -9,15 +9,16 @@ from collections.abc import Sequence
 import pytest
 
 from fakes.daemon_parts import FakeSensor
+from wattledger.errors import InputError
 from wattledger.records import CounterReading, Device, DeviceKind, Evidence, StaticBasis
-from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault, SensorSettings
+from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault
 from wattledger_daemon.bank import SensorBank
 from wattledger_daemon.config import DaemonConfig, SensorsConfig
 from wattledger_daemon.sampling import SensorRunner, SensorState, Source
-from wattledger.errors import InputError
 
 GPU0, GPU1 = (Device(name, DeviceKind.GPU) for name in ("gpu0", "gpu1"))
 CPU0 = Device("cpu0", DeviceKind.CPU)
+DEFAULTS = DaemonConfig()
 
 
 class Sink:
@@ -190,9 +191,7 @@ def test_failures_are_tried_again_later_and_later() -> None:
 # ------------------------------------------------------------------------ the bank
 
 
-def a_bank(
-    rapl: FakeSensor | None, config: DaemonConfig = DaemonConfig()
-) -> tuple[SensorBank, Sink]:
+def a_bank(rapl: FakeSensor | None, config: DaemonConfig = DEFAULTS) -> tuple[SensorBank, Sink]:
     sink = Sink()
     sensors = {"estimate": FakeSensor([CPU0], [[]] * 9, name="estimate")}
     if rapl is not None:
@@ -243,7 +242,7 @@ def test_config_turns_sensors_off_and_requires_them() -> None:
 def test_idle_power_from_the_config_can_change_while_running() -> None:
     bank, sink = a_bank(FakeSensor([CPU0], [[]] * 9, name="rapl"))
     assert states(bank)["rapl"] == "running"
-    assert sink.evidence == [CPU0]
+    assert [item for item in sink.evidence if isinstance(item, Device)] == [CPU0]
     dressed = Device("cpu0", DeviceKind.CPU, static_w=12.0, static_basis=StaticBasis.CONFIG)
     assert bank.set_static_w({"cpu0": 12.0}) == (dressed,)
     assert bank.set_static_w({}) == (CPU0,)

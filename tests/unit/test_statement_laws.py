@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.entries import CPU, H100, Entry, renamed, window
@@ -100,6 +100,7 @@ def energies(total: Totals) -> list[int]:
     ]
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS, st.integers(1, SPAN_S * 1000 - 1), st.sampled_from([View.DIRECT, View.ACTIVE]))
 def test_windows_add_up(ledger: list[ImportedEntry], split_ms: int, view: View) -> None:
     query = replace(WHOLE, view=view)
@@ -115,6 +116,7 @@ def test_windows_add_up(ledger: list[ImportedEntry], split_ms: int, view: View) 
     assert added == pytest.approx(grams(whole), rel=1e-9, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS, st.randoms(use_true_random=False), st.sampled_from(list(View)))
 def test_order_does_not_matter(ledger: list[ImportedEntry], random: object, view: View) -> None:
     query = replace(WHOLE, view=view, by=("job", "quality", "device"))
@@ -125,6 +127,7 @@ def test_order_does_not_matter(ledger: list[ImportedEntry], random: object, view
         assert state(shuffled, query).to_json() == state(ledger, query).to_json()
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS, st.sets(st.sampled_from(["host", "device", "kind", "job", "activity", "quality"])))
 def test_loading_makes_nothing(ledger: list[ImportedEntry], by: set[str]) -> None:
     query = replace(WHOLE, by=tuple(sorted(by)))
@@ -139,6 +142,7 @@ def test_loading_makes_nothing(ledger: list[ImportedEntry], by: set[str]) -> Non
         assert added == pytest.approx(grams(direct), rel=1e-12, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS)
 def test_a_filter_takes_what_its_group_shows(ledger: list[ImportedEntry]) -> None:
     for view in View:
@@ -152,6 +156,7 @@ def test_a_filter_takes_what_its_group_shows(ledger: list[ImportedEntry]) -> Non
                 assert grams(alone) == pytest.approx(grams(group.total), rel=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS, st.lists(st.sampled_from(list(GroupKey)), max_size=3, unique=True))
 def test_groups_sum_to_the_total(ledger: list[ImportedEntry], by: list[GroupKey]) -> None:
     statement = state(ledger, replace(WHOLE, by=tuple(by)))
@@ -163,6 +168,7 @@ def test_groups_sum_to_the_total(ledger: list[ImportedEntry], by: list[GroupKey]
         assert added == pytest.approx(grams(statement.total), rel=1e-12, abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS)
 def test_shares_are_shares(ledger: list[ImportedEntry]) -> None:
     coverage = state(ledger, WHOLE).coverage
@@ -172,6 +178,7 @@ def test_shares_are_shares(ledger: list[ImportedEntry]) -> None:
     assert 0.0 <= coverage.embodied <= 1.0
 
 
+@settings(max_examples=60, deadline=None)
 @given(LEDGERS)
 def test_bounds_hold_the_central_value(ledger: list[ImportedEntry]) -> None:
     g = state(ledger, WHOLE).total.grams

@@ -233,6 +233,16 @@ def test_requests_and_the_rest_share_idle_without_a_remainder() -> None:
     assert abs(requests.energy_uj + rest.energy_uj - 1000_000_000) <= 4
 
 
+def test_a_request_on_no_device_time_takes_no_idle() -> None:
+    idle = posting(Activity.IDLE, 200.0, 10.0)
+    copy = posting(Activity.PREFILL, 0.0, 0.0, "r3")
+    page = replace(PAGE, postings=(idle,), request_postings=(copy,), finished=())
+    query = UsageQuery(window=TEN, view=View.LOADED, filters=Filters(request=("r3",)))
+    statement = usage_statement(MemoryStore([page]), query)
+    assert statement.total.amounts == Amounts()
+    assert statement.boundary == ("gpu",)
+
+
 def test_jobs_and_models_with_times() -> None:
     store = MemoryStore(
         imports=[

@@ -44,7 +44,7 @@ def energy_uj(path: Path) -> int:
     ("content", "told"),
     [
         (None, "no such ledger"),
-        (b"", "no ledger in it yet"),
+        (b"", "no ledger of this version in it"),
         (b"start,end,host\n" * 100, "not a wattledger ledger"),
         (b"SQLite format 3\x00" + b"\x07" * 5000, "not a wattledger ledger|damaged"),
     ],

@@ -96,6 +96,19 @@ def test_an_import_that_fails_midway_leaves_nothing(ledger: SqliteLedger) -> Non
     assert ledger.post([entry(T0_NS, T0_NS + 1, Amounts(1))]) == 1
 
 
+def test_an_entry_that_ends_on_the_hour_is_cut_like_any_other(ledger: SqliteLedger) -> None:
+    ledger.post([entry(T0_NS + HOUR_NS // 2, T0_NS + HOUR_NS, Amounts(1000))])
+    assert energy_uj(ledger, T0_NS, T0_NS + HOUR_NS * 3 // 4) == 500
+    assert energy_uj(ledger, T0_NS + HOUR_NS * 3 // 4, T0_NS + 2 * HOUR_NS) == 500
+
+
+def test_more_accounts_than_are_remembered(ledger: SqliteLedger) -> None:
+    entries = [entry(T0_NS, T0_NS + 9, Amounts(1), job=f"job-{at}") for at in range(12_500)]
+    assert ledger.post(entries) == 12_500
+    assert ledger.post(entries) == 0
+    assert energy_uj(ledger, T0_NS, T0_NS + 9) == 12_500
+
+
 def test_hosts_stay_apart(ledger: SqliteLedger) -> None:
     ledger.post([entry(T0_NS, T0_NS + 9, Amounts(4), host=host) for host in ("h1", "h2")])
     assert [(s.host, s.amounts.energy_uj) for s in ledger.slices([T0_NS, T0_NS + 9]).slices] == [

@@ -39,7 +39,7 @@ from typing import Any, ParamSpec
 from wattledger_collectors.engines.events import Event, EventBuffer, Part
 
 KIND = "llama_cpp"
-PAUSE_NS = 10_000_000
+PAUSE_NS = 50_000_000
 _REMEMBERED_NAMES = 1024
 
 P = ParamSpec("P")
@@ -82,10 +82,15 @@ class Hook:
     """
 
     def __init__(
-        self, buffer: EventBuffer, begin: Callable[[], None], model: str | None = None
+        self,
+        buffer: EventBuffer,
+        begin: Callable[[], None],
+        model: str | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.add = buffer.add
         self.begin = begin
+        self.now_ns = now_ns
         self._model = model
         self._numbers = itertools.count(1)
         self._recent: dict[str, None] = {}
@@ -149,7 +154,7 @@ class Hook:
     def _eval_alone(
         self, original: Callable[[Any, Sequence[int]], None], llama: Any, tokens: Sequence[int]
     ) -> None:
-        start_ns = time.monotonic_ns()
+        start_ns = self.now_ns()
         try:
             original(llama, tokens)
         finally:
@@ -163,7 +168,7 @@ class Hook:
             bound = signature.bind(*args, **kwargs)
             wants_count = bound.arguments.get("return_count", False)
             bound.arguments["return_count"] = True
-            llama, start_ns = bound.args[0], time.monotonic_ns()
+            llama, start_ns = bound.args[0], self.now_ns()
             try:
                 output, tokens = original(*bound.args, **bound.kwargs)
             except BaseException:
@@ -177,13 +182,13 @@ class Hook:
     @_harmless
     def _tell_step(self, llama: Any, start_ns: int, parts: tuple[Part, ...]) -> None:
         self.begin()
-        self.add(("step", self.model_of(llama), start_ns, time.monotonic_ns(), parts))
+        self.add(("step", self.model_of(llama), start_ns, self.now_ns(), parts))
 
     @_harmless
     def _tell_embedding(self, llama: Any, start_ns: int, tokens: int) -> None:
         name, model = self.name_request(), self.model_of(llama)
         self._tell_step(llama, start_ns, ((name, tokens, 0, 0),))
-        self.add(("finish", model, time.monotonic_ns(), name, tokens, 0, 0, False))
+        self.add(("finish", model, self.now_ns(), name, tokens, 0, 0, False))
 
 
 class _Request:
@@ -192,7 +197,7 @@ class _Request:
     __slots__ = (
         "_hook", "_llama", "_opened", "_prompt", "_ready_ns", "_tokens_before", "add",
         "cached_tokens", "computed_tokens", "decode_tokens", "mark_ns", "model", "name",
-        "prompt_tokens",
+        "now_ns", "prompt_tokens",
     )  # fmt: skip
 
     def __init__(self, hook: Hook, llama: Any, prompt: Sequence[int]) -> None:
@@ -200,6 +205,7 @@ class _Request:
         self._llama = llama
         self._prompt = prompt
         self._opened = False
+        self.now_ns = hook.now_ns
         self.add: Callable[[Event], None] = _untold
         self.name = self.model = ""
         self.prompt_tokens = self.cached_tokens = self.computed_tokens = self.decode_tokens = 0
@@ -208,7 +214,7 @@ class _Request:
     @_harmless
     def open(self) -> None:
         """The engine is about to prefill."""
-        self.mark_ns = time.monotonic_ns()
+        self.mark_ns = self.now_ns()
         self.name = self._hook.name_request()
         self.model = self._hook.model_of(self._llama)
         self.prompt_tokens = len(self._prompt)
@@ -237,7 +243,7 @@ class _Request:
         A prompt whose logits were all cached computes nothing: that time goes to its first token.
         """
         self._llama._wattledger_prefill = None
-        self._ready_ns = time.monotonic_ns()
+        self._ready_ns = self.now_ns()
         if self.computed_tokens:
             part = (self.name, self.computed_tokens, 0, 0)
             self.add(("step", self.model, self.mark_ns, self._ready_ns, (part,)))
@@ -258,12 +264,12 @@ class _Request:
         if self._opened:
             self._llama._wattledger_live -= 1
             counts = (self.prompt_tokens, self.cached_tokens, self.decode_tokens)
-            self.add(("finish", self.model, time.monotonic_ns(), self.name, *counts, aborted))
+            self.add(("finish", self.model, self.now_ns(), self.name, *counts, aborted))
 
 
 def _metered(request: _Request, inner: Tokens) -> Tokens:
     """Runs `inner` and tells its steps; send, throw, close and return pass through unchanged."""
-    now_ns, aborted = time.monotonic_ns, False
+    now_ns, aborted = request.now_ns, False
     request.open()
     try:
         try:

@@ -20,18 +20,20 @@ from wattledger_collectors.sensors.protocol import Absent, MonotonicClock, Senso
 
 
 class _Gpu:
-    __slots__ = ("backoff", "link", "since_ns", "stamp")
+    __slots__ = ("backoff", "failure", "link", "since_ns", "stamp")
 
     def __init__(self, link: GpuLink, period_s: float) -> None:
         self.link = link
         self.backoff = Backoff(period_s)
+        self.failure = ""
         self.since_ns: int | None = None
         self.stamp = 0
 
-    def failed(self, now_ns: int) -> None:
+    def failed(self, now_ns: int, failure: str) -> None:
         """Start anew at the next try; a reload may start the driver's clock anew, too."""
         self.link.drop()
         self.backoff.failed(now_ns)
+        self.failure = failure
         self.since_ns = None
         self.stamp = 0
 
@@ -58,8 +60,6 @@ class NvmlUseSensor:
         """Use since the last sample; raises `Absent` or `Denied`, or `NvmlError` if all fail."""
         driver = self._driver or self._open()
         records: list[UseRecord | Process] = []
-        failed: NvmlError | None = None
-        answered = False
         for gpu in self._gpus:
             now_ns = self._clock()
             if gpu.backoff.waiting(now_ns):
@@ -67,15 +67,13 @@ class NvmlUseSensor:
             try:
                 record = self._sample_gpu(driver, gpu)
             except NvmlError as failure:
-                failed = failure
-                gpu.failed(now_ns)
+                gpu.failed(now_ns, str(failure))
                 continue
-            answered = True
             gpu.backoff.worked()
             if record is not None:
                 records.append(record)
-        if failed is not None and not answered:
-            raise failed
+        if all(gpu.backoff.failing for gpu in self._gpus):
+            raise NvmlError(self._gpus[0].failure)
         return records
 
     def close(self) -> None:

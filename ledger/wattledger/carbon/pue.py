@@ -77,13 +77,10 @@ class PueSeries:
         found: list[PuePoint] = []
         reached_ns = start_ns
         for point in self._points:
-            if point.end_ns <= reached_ns or point.start_ns > reached_ns:
-                continue
-            if reached_ns >= end_ns:
-                break
             until_ns = min(point.end_ns, end_ns)
-            found.append(replace(point, start_ns=reached_ns, end_ns=until_ns))
-            reached_ns = until_ns
+            if point.start_ns <= reached_ns < until_ns:
+                found.append(replace(point, start_ns=reached_ns, end_ns=until_ns))
+                reached_ns = until_ns
         if reached_ns < end_ns:
             raise DataMissingError(
                 f"{self._source} has no PUE at {format_instant(reached_ns)}: add it, or give --pue"

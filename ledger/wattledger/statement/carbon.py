@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wattledger import __version__
 from wattledger.carbon.intensity import covering
 from wattledger.carbon.pue import PuePoint
 from wattledger.errors import DataMissingError
@@ -14,8 +15,7 @@ from wattledger.statement.lines import Line, add_grams
 from wattledger.statement.notices import carbon_notices, usage_notices
 from wattledger.statement.query import EVERYTHING, CarbonQuery, View
 from wattledger.statement.selection import select
-from wattledger.statement.software import software_version
-from wattledger.statement.terms import EmbodiedTerms
+from wattledger.statement.terms import EmbodiedTerms, service_edges_ns
 from wattledger.statement.timeline import priced_timeline
 from wattledger.statement.totals import Group, Totals, groups_of, ratio
 from wattledger.store.protocol import Store
@@ -94,7 +94,7 @@ class CarbonStatement:
         """The contract's `wattledger.carbon/1`: J, kWh, gCO2e and s, null for no value."""
         return {
             "schema": SCHEMA,
-            "software": software_version(),
+            "software": __version__,
             "window": self.window.to_json(),
             "view": self.view.value,
             "boundary": list(self.boundary),
@@ -119,7 +119,7 @@ def carbon_statement(store: Store, query: CarbonQuery) -> CarbonStatement:
     terms = EmbodiedTerms(query)
     pues = tuple(query.pue.segments(window.start_ns, window.end_ns))
     intensities = covering(query.intensity, window.start_ns, window.end_ns)
-    timeline = priced_timeline(query, intensities, pues, terms.edges_ns())
+    timeline = priced_timeline(query, intensities, pues, service_edges_ns(query))
     chosen = select(store, query, timeline, terms)
     if not chosen.lines:
         raise _nothing(query)

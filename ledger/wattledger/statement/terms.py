@@ -9,20 +9,18 @@ from wattledger.hardware.factors import EmbodiedFactor, embodied_factor
 from wattledger.statement.query import CarbonQuery
 
 
+def service_edges_ns(query: CarbonQuery) -> list[int]:
+    """Instants at which some device's lifetime begins or ends, UTC nanoseconds."""
+    starts = query.in_service_ns.values()
+    return [*starts, *(end_of_life_ns(start_ns, query.lifetime_s) for start_ns in starts)]
+
+
 @dataclass(slots=True)
 class EmbodiedTerms:
     """The embodied side of a query; None: nothing embodied is charged."""
 
     query: CarbonQuery | None = None
     _factors: dict[str, EmbodiedFactor | None] = field(default_factory=dict)
-
-    def edges_ns(self) -> list[int]:
-        """Instants at which some device's lifetime begins or ends."""
-        if self.query is None:
-            return []
-        starts = self.query.in_service_ns.values()
-        ends = [end_of_life_ns(start_ns, self.query.lifetime_s) for start_ns in starts]
-        return [*starts, *ends]
 
     def factor(self, device_model: str | None) -> EmbodiedFactor | None:
         """The factor of a device model, None where nothing is known or asked."""

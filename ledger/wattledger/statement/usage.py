@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wattledger import __version__
 from wattledger.statement.coverage import Coverage, booked_ns, coverage_of, device_books
 from wattledger.statement.notices import usage_notices
 from wattledger.statement.query import UsageQuery, View
 from wattledger.statement.selection import select
-from wattledger.statement.software import software_version
 from wattledger.statement.terms import EmbodiedTerms
 from wattledger.statement.timeline import free_timeline
 from wattledger.statement.totals import Group, Totals, groups_of
@@ -34,7 +34,7 @@ class UsageStatement:
         """The contract's `wattledger.usage/1`, energy in J and time in s."""
         return {
             "schema": SCHEMA,
-            "software": software_version(),
+            "software": __version__,
             "window": self.window.to_json(),
             "view": self.view.value,
             "boundary": list(self.boundary),

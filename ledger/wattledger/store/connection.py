@@ -45,7 +45,7 @@ def connect(path: Path, *, writable: bool, create: bool, busy_s: float) -> sqlit
         conn = _connect(path, "rwc" if create else "rw", busy_s)
         try:
             if not create:
-                _refuse_empty(conn, path)
+                _refuse_before(1, version_of(conn, str(path)), path)
             migrate(conn, str(path))
             conn.execute("PRAGMA synchronous = NORMAL")
             conn.execute("PRAGMA foreign_keys = ON")
@@ -74,26 +74,29 @@ def _connect_reader(path: Path, busy_s: float) -> sqlite3.Connection:
     try:
         try:
             version = version_of(conn, str(path))
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # In a folder where nobody may write, SQLite cannot make the -shm file that a WAL
             # needs. Without a WAL all is in the file itself, which then cannot change.
             wal = path.with_name(path.name + "-wal")
-            if wal.exists() and wal.stat().st_size:
+            denied = error.sqlite_errorcode & 0xFF in {
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_READONLY,
+            }
+            if not denied or (wal.exists() and wal.stat().st_size):
                 raise
             conn.close()
             conn = _connect(path, "ro&immutable=1", busy_s)
             version = version_of(conn, str(path))
-        _refuse_empty(conn, path)
-        if version < SCHEMA_VERSION:
-            raise UnreachableError(
-                f"{path}: schema {version}, not {SCHEMA_VERSION}: let wattledgerd open it once"
-            )
+        _refuse_before(SCHEMA_VERSION, version, path)
     except BaseException:
         conn.close()
         raise
     return conn
 
 
-def _refuse_empty(conn: sqlite3.Connection, path: Path) -> None:
-    if version_of(conn, str(path)) == 0:
-        raise UnreachableError(f"{path}: no ledger in it yet: start wattledgerd")
+def _refuse_before(needed: int, version: int, path: Path) -> None:
+    if version < needed:
+        raise UnreachableError(
+            f"{path}: no ledger of this version in it (schema {version}, not {SCHEMA_VERSION}): "
+            "let wattledgerd open it once"
+        )

@@ -78,13 +78,13 @@ def restate(
     return changes
 
 
-def roll(conn: sqlite3.Connection, family: Family, changes: list[Change], kept: Kept) -> None:
+def roll(conn: sqlite3.Connection, family: Family, changes: list[Change]) -> None:
     """Adjust the minute and hour sums by exact differences."""
     minutes: dict[Ids, Values] = {}
     hours: dict[Ids, Values] = {}
     for (start_ns, end_ns, *ids), values, _ in changes:
         span = span_of(start_ns, end_ns)
-        if span == 0 and start_ns >= kept.minute_ns:
+        if span == 0:
             _add(minutes, (floor_to(start_ns, MINUTE_NS), *ids), values)
         if span <= 1:
             _add(hours, (floor_to(start_ns, HOUR_NS), *ids), values)

@@ -13,7 +13,7 @@ from wattledger.records import NS_PER_S, Amounts, Page, Posting
 from wattledger.store.names import ClockIds, Names
 from wattledger.store.protocol import ImportedEntry
 from wattledger.store.restate import Change, Rows, read_kept, restate, roll, summed
-from wattledger.store.tiers import METERED, POSTING, REQUEST, Family, Ids, Kept, Values, sql
+from wattledger.store.tiers import METERED, POSTING, REQUEST, Family, Ids, Values, sql
 
 _BATCH = 1000
 _DEVICE_AT = 2
@@ -84,8 +84,7 @@ def book(conn: sqlite3.Connection, names: Names, page: Page) -> bool:
         WattledgerError: an entry lies outside the page, or names a device it does not list.
     """
     before = conn.total_changes
-    kept = read_kept(conn)
-    _refuse_before(kept.raw_ns, page.start_ns, "replay it into a fresh ledger")
+    _refuse_before(read_kept(conn).raw_ns, page.start_ns, "replay it into a fresh ledger")
     host = page.clock.host
     names.forget_surplus()
     ids = names.clock(page.clock)
@@ -94,7 +93,7 @@ def book(conn: sqlite3.Connection, names: Names, page: Page) -> bool:
     slots = frozenset[int]().union(*(names.slot(host, device) for device in devices))
     for family, pairs in ((METERED, booking.metered()), (POSTING, booking.postings())):
         old = _booked(conn, family, page, ids.clock, slots)
-        roll(conn, family, restate(conn, family, ids.clock, old, summed(pairs)), kept)
+        roll(conn, family, restate(conn, family, ids.clock, old, summed(pairs)))
     old = _booked(conn, REQUEST, page, ids.clock, slots)
     _total(conn, restate(conn, REQUEST, ids.clock, old, summed(booking.shares())))
     window = (page.start_ns, page.end_ns, ids.clock)
@@ -113,7 +112,7 @@ def post(conn: sqlite3.Connection, names: Names, entries: Iterable[ImportedEntry
     Raises:
         InputError: an entry lies before what the ledger keeps.
     """
-    kept = read_kept(conn)
+    kept_ns = read_kept(conn).hour_ns
     rest = iter(entries)
     changed = 0
     while batch := list(islice(rest, _BATCH)):
@@ -121,15 +120,15 @@ def post(conn: sqlite3.Connection, names: Names, entries: Iterable[ImportedEntry
         new: dict[int, Rows] = {}
         for entry in batch:
             item = entry.posting
-            _refuse_before(kept.hour_ns, item.start_ns, "keep hours for longer")
+            _refuse_before(kept_ns, item.start_ns, "keep hours for longer")
             device = names.device(entry.host, entry.device, item.start_ns)
             key = (item.start_ns, item.end_ns, device, names.account(item.account))
             clock = names.imported_clock(entry.host)
             new.setdefault(clock, {})[key] = _values(item.amounts)
         for clock, rows in new.items():
             changes = restate(conn, POSTING, clock, _stored(conn, POSTING, clock, rows), rows)
-            roll(conn, POSTING, changes, kept)
-            _meter(conn, clock, changes, kept)
+            roll(conn, POSTING, changes)
+            _meter(conn, clock, changes)
             changed += len(changes)
     return changed
 
@@ -182,7 +181,7 @@ def _stored(conn: sqlite3.Connection, family: Family, clock: int, keys: Iterable
     return {key: row for key, row in found if row is not None}
 
 
-def _meter(conn: sqlite3.Connection, clock: int, changes: list[Change], kept: Kept) -> None:
+def _meter(conn: sqlite3.Connection, clock: int, changes: list[Change]) -> None:
     """Count imported postings as metered too: their meter is the one they came from."""
     more = summed(
         (change.key[:3], (change.values[0] + change.values[1], change.values[2], 0, 0, 0))
@@ -190,7 +189,7 @@ def _meter(conn: sqlite3.Connection, clock: int, changes: list[Change], kept: Ke
     )
     old = _stored(conn, METERED, clock, more)
     new = summed([*old.items(), *more.items()])
-    roll(conn, METERED, restate(conn, METERED, clock, old, new), kept)
+    roll(conn, METERED, restate(conn, METERED, clock, old, new))
 
 
 def _total(conn: sqlite3.Connection, changes: list[Change]) -> None:

@@ -1,0 +1,1 @@
+"""What wattledger costs, each figure beside its bar. Run with `make bench`."""

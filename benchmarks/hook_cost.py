@@ -1,0 +1,64 @@
+"""What the llama.cpp hook adds per token: a bare generator against a hooked one, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from benchmarks.table import Figure
+from wattledger_collectors.engines.events import EventBuffer
+from wattledger_collectors.engines.llama_cpp import Hook
+
+TOKENS = 200_000
+ROUNDS = 7
+
+
+class BareLlama:
+    """Yields tokens as llama_cpp.Llama does, and computes nothing."""
+
+    model_path = "/models/tiny.gguf"
+    n_tokens = 0
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        self.n_tokens += len(tokens)
+
+    def generate(self, tokens: Sequence[int]) -> Generator[int, Sequence[int] | None, None]:
+        self.eval(tokens)
+        while True:
+            yield 7
+
+    def token_eos(self) -> int:
+        return 2
+
+
+class HookedLlama(BareLlama):
+    """The same, hooked."""
+
+
+def _drain(llama: Any) -> float:
+    """CPU microseconds per token of one request."""
+    run = llama.generate([1, 2, 3])
+    next(run)
+    start_ns = time.process_time_ns()
+    for _ in range(TOKENS):
+        next(run)
+    spent_ns = time.process_time_ns() - start_ns
+    run.close()
+    return spent_ns / TOKENS / 1000
+
+
+def measure() -> list[Figure]:
+    """Median over rounds of the pairwise difference, CPU time."""
+    buffer = EventBuffer()
+    Hook(buffer, lambda: None).attach(HookedLlama)
+    added, bare = [], []
+    for _ in range(ROUNDS):
+        bare.append(_drain(BareLlama()))
+        added.append(_drain(HookedLlama()) - bare[-1])
+        buffer.clear()
+    return [
+        Figure("hook, llama-cpp-python: CPU per token", statistics.median(added), "us", 0.3),
+        Figure("the same loop without the hook", statistics.median(bare), "us"),
+    ]
