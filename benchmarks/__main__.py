@@ -1,4 +1,4 @@
-"""`python -m benchmarks [daemon] [hook] [cli]`: all of them without a name. Exit 1: a bar missed."""
+"""`python -m benchmarks [daemon] [hook] [cli]`: all without a name. Exit 1: a bar is missed."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _page(clock: Clock, start_ns: int, accounts: list[Account]) -> Page:
     share_ns = WINDOW_NS // len(accounts)
     amounts = Amounts(40_000_000, 160_000_000, share_ns, 100, 0, 300)
     # 8 accounts on 6 devices: 48 postings a window.
-    posted = devices[:5] + (CPU,)
+    posted = (*devices[:5], CPU)
     return Page(
         clock,
         start_ns,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wattledger.errors import InputError
+from wattledger_cli.node import configured_socket
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -32,9 +33,19 @@ def attach(
     """
     from wattledger_collectors.engines.attach import attach_environment
 
-    environment = attach_environment(
-        os.environ, socket=socket, job=job, workload=workload, model=model
-    )
+    named = socket or configured_socket()
+    try:
+        environment = attach_environment(
+            os.environ,
+            socket=None if named is None else str(named),
+            job=job,
+            workload=workload,
+            model=model,
+        )
+    except OSError as error:
+        raise InputError(
+            f"cannot link the collector, {error}: mend that folder or set XDG_CACHE_HOME"
+        ) from error
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - the user's own command
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ WINDOW_S = 5
 DAEMON_READY_S = 20.0
 ENGINE_READY_S = 90.0
 BOOKED_S = 20.0
+MODEL_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_tiny_gguf.py"
 # An example, not a claim about where this machine stands.
 EXAMPLE_ZONE = "FRA"
 JOBS = {"chat": (6, 96), "summarize": (240, 8)}
@@ -66,7 +68,8 @@ def demo(
         Path, typer.Option(metavar="DIR", help="Where ledger, logs and model lie.")
     ] = Path("demo-run"),
     model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A GGUF; WORKDIR/tiny.gguf by default.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A GGUF; by default a tiny random one is made."),
     ] = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", min=1.0, max=600.0, help="How long clients ask.")
@@ -81,14 +84,17 @@ def demo(
     """Run the whole path on this machine: daemon, two engines, clients, statement, audit.
 
     Everything listens on loopback or on a private socket, lives in WORKDIR and ends with the
-    command. `make demo` prepares the engine and the model.
+    command. `make demo` builds the engine first.
     """
+    from wattledger.carbon.annual import resolve_zone
+
     options = options_of(context)
-    signal.signal(signal.SIGTERM, _interrupt)
+    resolve_zone(zone)
     with ExitStack() as stack:
         short = stack.enter_context(tempfile.TemporaryDirectory(prefix="wattledger-"))
-        stage = _prepare(workdir, Path(short), engine_python, model or workdir / "tiny.gguf")
+        stage = _prepare(options, workdir, Path(short), engine_python, model)
         options.ledger = f"sqlite:{stage.ledger}"
+        signal.signal(signal.SIGTERM, _interrupt)
         window, tally = _play(stack, options, stage, seconds, clients)
     from wattledger_cli.demo_report import report
 
@@ -99,19 +105,41 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _prepare(folder: Path, short: Path, python: Path, model: Path) -> Stage:
-    for path, mend in ((python, "scripts/engines.sh"), (model, "scripts/make_tiny_gguf.py")):
-        if not path.is_file():
-            raise InputError(f"{path} is not there: make demo prepares it with {mend}")
+def _prepare(
+    options: Options, folder: Path, short: Path, python: Path, model: Path | None
+) -> Stage:
+    for path, mend in ((python, "scripts/engines.sh builds one"), (model, "name a GGUF")):
+        if path is not None and not path.is_file():
+            raise InputError(f"{path} is not there: {mend}")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    stage = Stage(folder, short / "d.sock", python.absolute(), model.resolve())
+    python = python.absolute()
+    model = model.resolve() if model else _make_model(options, python, folder / "tiny.gguf")
+    stage = Stage(folder, short / "d.sock", python, model)
     stage.config.write_text(
         f"[ledger]\npath = {_toml(stage.ledger)}\n"
         f"[sampling]\nwindow_s = {WINDOW_S}\n"
         f"[collect]\nsocket = {_toml(stage.socket)}\n"
     )
     return stage
+
+
+def _make_model(options: Options, python: Path, model: Path) -> Path:
+    """A tiny random model, made by the checkout's script in the engine's environment."""
+    if model.is_file():
+        return model
+    if not MODEL_SCRIPT.is_file():
+        raise InputError(f"no {model}, and no checkout whose script makes one: give --model FILE")
+    say(options, f"making a tiny random model, {model}")
+    staged = model.with_suffix(".part")
+    made = subprocess.run(
+        [python, MODEL_SCRIPT, staged], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        last = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"{MODEL_SCRIPT.name} failed, {last!r}: run scripts/engines.sh again")
+    staged.replace(model)
+    return model
 
 
 def _toml(path: Path) -> str:

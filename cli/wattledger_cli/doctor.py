@@ -24,14 +24,18 @@ def doctor(context: typer.Context) -> None:
     def draw() -> None:
         draw_table(
             (
-                words("part", [finding.part for finding in findings]),
-                words("name", [finding.name for finding in findings]),
+                words("part", [_label(finding) for finding in findings]),
                 words("state", [finding.state for finding in findings]),
                 words("what and why", [_told(finding) for finding in findings]),
             )
         )
 
     emit(options, {"schema": "wattledger.doctor/1", "findings": records}, records, draw)
+
+
+def _label(finding: Finding) -> str:
+    # A ledger and a daemon are named by long paths, which their details repeat.
+    return finding.part if "/" in finding.name else f"{finding.part} {finding.name}"
 
 
 def _told(finding: Finding) -> str:

@@ -107,7 +107,7 @@ def examine_ledger(url: str) -> Finding:
         return Finding("ledger", url, state, detail, mend)
     held = " to ".join(format_instant(t_ns) for t_ns in extent) if extent else "nothing yet"
     mega = figure(path.stat().st_size / 1e6)
-    return Finding("ledger", url, State.READY, f"{mega} MB, holds {held}")
+    return Finding("ledger", url, State.READY, f"{path}, {mega} MB, holds {held}")
 
 
 def examine_daemon() -> Iterator[Finding]:
@@ -118,10 +118,11 @@ def examine_daemon() -> Iterator[Finding]:
         status = daemon_status(socket)
     except WattledgerError as error:
         detail, _, mend = str(error).rpartition(MENDED)
-        yield Finding("daemon", str(socket or "-"), State.ABSENT, detail, mend)
+        state = State.FAILING if socket is not None and socket.exists() else State.ABSENT
+        yield Finding("daemon", str(socket or "-"), state, detail, mend)
         return
     detail = (
-        f"{status.software}, up {figure(status.uptime_s)} s,"
+        f"{socket}, wattledgerd {status.software}, up {figure(status.uptime_s)} s,"
         f" {status.windows_booked} windows booked, ledger {status.ledger}"
     )
     yield Finding("daemon", str(socket), State.READY, detail)

@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wattledger_collectors.socket_path import default_socket_path
-
 from wattledger.errors import UnreachableError
 from wattledger.locations import local_settings
+from wattledger_collectors.socket_path import default_socket_path
 
 if TYPE_CHECKING:
     from wattledger_proto.v1.node_pb2 import Status
@@ -17,10 +16,16 @@ if TYPE_CHECKING:
 DEADLINE_S = 1.0
 
 
+def configured_socket() -> Path | None:
+    """The socket that the local daemon's config names, unless the environment names another."""
+    if os.environ.get("WATTLEDGER_SOCKET"):
+        return None
+    return local_settings(os.environ).socket
+
+
 def local_socket() -> Path:
     """The local daemon's socket: what its config names, else the default."""
-    named = None if os.environ.get("WATTLEDGER_SOCKET") else local_settings(os.environ).socket
-    return named or Path(default_socket_path(os.environ))
+    return configured_socket() or Path(default_socket_path(os.environ))
 
 
 def daemon_status(socket: Path, deadline_s: float = DEADLINE_S) -> Status:

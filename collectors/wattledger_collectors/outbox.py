@@ -32,6 +32,7 @@ class Outbox:
     """A queue whose first `_numbered` batches have the numbers up to `_last`.
 
     Numbers in (`committed`, first kept one) belong to batches dropped after they got a number.
+    `dropped_events` counts those too, though a daemon that lives on may still commit them.
     """
 
     def __init__(self, bounds: Bounds) -> None:

@@ -86,9 +86,9 @@ class Reporting:
     """
 
     def __init__(self, kind: str, buffer: EventBuffer, environ: Mapping[str, str]) -> None:
-        missing = [n for n in ("grpc", "google", "google.protobuf") if find_spec(n) is None]
-        if missing:
-            raise ImportError(f"{missing[0]} is not installed here; run: {MEND}")
+        for name in ("grpc", "google", "google.protobuf"):
+            if find_spec(name) is None:
+                raise ImportError(f"{name} is not installed here; run: {MEND}")
         self._kind = kind
         self._buffer = buffer
         self._environ = environ

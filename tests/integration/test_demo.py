@@ -12,20 +12,15 @@ from pathlib import Path
 import pytest
 
 from fakes.cli import Cli
-from fakes.llama_server import engine_python, make_model
+from fakes.llama_server import engine_python
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def demo(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "wattledger_cli", "demo", "--seconds", "4"]
-    command += ["--engine-python", str(engine_python()), "--model", str(model)]
+    command += ["--engine-python", str(engine_python())]
     process = subprocess.Popen(
         [*command, "--workdir", str(tmp_path / "run")],
         env={**os.environ, **Cli(tmp_path).environ()},
@@ -39,7 +34,7 @@ def demo(tmp_path: Path, model: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Processes that still name the demo's folder or model."""
+    """Processes that still name the demo's folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -51,7 +46,7 @@ def left_over(folder: Path) -> list[str]:
     return found
 
 
-def test_from_an_engine_to_grams(demo: subprocess.Popen[str], tmp_path: Path, model: Path) -> None:
+def test_from_an_engine_to_grams(demo: subprocess.Popen[str], tmp_path: Path) -> None:
     out, err = demo.communicate(timeout=240)
     assert demo.returncode == 0, err
     for row in ("chat       decode", "chat       prefill", "summarize  prefill"):
@@ -62,11 +57,10 @@ def test_from_an_engine_to_grams(demo: subprocess.Popen[str], tmp_path: Path, mo
     prompt, answer = counted.split("prompt ")[1].split(", answer ")
     assert len(set(prompt.split(" of "))) == len(set(answer.split(" of "))) == 1
     assert left_over(tmp_path / "run") == []
-    assert left_over(model) == []
 
 
 def test_an_interrupted_demo_leaves_nothing_running(
-    demo: subprocess.Popen[str], tmp_path: Path, model: Path
+    demo: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     assert demo.stderr is not None
     for line in demo.stderr:
@@ -76,4 +70,3 @@ def test_an_interrupted_demo_leaves_nothing_running(
     demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert left_over(tmp_path / "run") == []
-    assert left_over(model) == []

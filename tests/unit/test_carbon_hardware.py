@@ -55,7 +55,7 @@ def test_an_unknown_device_names_the_nearest() -> None:
         ("NVIDIA A100-PCIe-40GB", (120.5, 120.5, 120.5), "Hubblo", "M"),
         ("NVIDIA L4", (57.5, 57.5, 57.5), "Hubblo", "M"),
         ("NVIDIA GH200 480GB", (210.0, 210.0, 210.0), "Hubblo", "M"),
-        ("NVIDIA H200", (364.0, 364.0, 364.0), "LCA", "L"),
+        ("NVIDIA H200", (33.1, 364.0, 364.0), "LCA", "L"),
         ("Tesla T4", (10.3, 10.3, 61.8), "ACT", "L"),
         ("NVIDIA RTX 6000 Ada Generation", (26.6, 26.6, 159.6), "ACT", "L"),
         ("NVIDIA A100-SXM4-80GB", (25.1, 25.1, 150.6), "ACT", "L"),

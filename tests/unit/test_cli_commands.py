@@ -6,11 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from fakes.cli import WINDOW, Cli, small_ledger
+from wattledger_proto.v1.node_pb2 import (
+    EngineStatus,
+    RecordRequest,
+    Status,
+    StatusRequest,
+    TraceLines,
+)
+from wattledger_proto.v1.node_pb2_grpc import NodeServicer, add_NodeServicer_to_server
 
 METER = """\
 start,end,host,device,energy_j,job,quality
@@ -167,6 +179,53 @@ def test_doctor_tells_of_the_ledger(cli: Cli, tmp_path: Path) -> None:
     (ledger,) = (one for one in document["findings"] if one["part"] == "ledger")
     assert ledger["state"] == "ready"
     assert f"holds {WINDOW[1]} to {WINDOW[3]}" in ledger["detail"]
+
+
+class FakeNode(NodeServicer):
+    """A daemon that runs, with one engine."""
+
+    def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
+        engine = EngineStatus(engine="vllm-a", kind="vllm", model="m", decode_tokens=7)
+        return Status(software="0.1.0", ledger="/l.db", uptime_s=12.5, engines=[engine])
+
+    def Record(  # noqa: N802 - the wire's name
+        self, request: RecordRequest, context: grpc.ServicerContext
+    ) -> Iterator[TraceLines]:
+        return iter(())
+
+
+@pytest.fixture
+def socket() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="wl-") as folder:
+        path = Path(folder) / "d.sock"
+        server = grpc.server(ThreadPoolExecutor(1))
+        add_NodeServicer_to_server(FakeNode(), server)
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+        yield path
+        server.stop(None).wait()
+
+
+def test_doctor_asks_the_daemon(cli: Cli, socket: Path, tmp_path: Path) -> None:
+    config = tmp_path / "named.toml"
+    config.write_text(f'[collect]\nsocket = "{socket}"\n')
+    for env in ({"WATTLEDGER_SOCKET": str(socket)}, {"WATTLEDGER_CONFIG": str(config)}):
+        findings = json.loads(cli.run("doctor", "--format", "json", env=env).out)["findings"]
+        (daemon,) = (one for one in findings if one["part"] == "daemon")
+        (engine,) = (one for one in findings if one["part"] == "engine")
+        assert daemon["state"] == "ready"
+        assert "wattledgerd 0.1.0, up 12.5 s" in daemon["detail"]
+        assert engine["name"] == "vllm-a"
+        assert "7 decode tokens" in engine["detail"]
+
+
+def test_a_socket_that_nobody_answers_on(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "dead.sock").touch()
+    env = {"WATTLEDGER_SOCKET": str(tmp_path / "dead.sock")}
+    findings = json.loads(cli.run("doctor", "--format", "json", env=env).out)["findings"]
+    (daemon,) = (one for one in findings if one["part"] == "daemon")
+    assert daemon["state"] == "failing"
+    assert "no answer from the daemon" in daemon["detail"]
 
 
 # --------------------------------------------------------------------------- tables

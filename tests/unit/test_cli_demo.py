@@ -105,19 +105,46 @@ def test_a_child_that_is_never_ready_is_told(tmp_path: Path) -> None:
             wait_until(child, lambda: False, 0.0)
 
 
-def test_what_is_missing_is_told_before_anything_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--engine-python", "nowhere"), "nowhere is not there: scripts/engines.sh builds one"),
+        (("--engine-python", sys.executable, "--model", "no.gguf"), "no.gguf is not there"),
+        (("--engine-python", sys.executable, "--zone", "Atlantis"), "'Atlantis'"),
+        ((), "missing option '--engine-python'"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_starts(
+    tmp_path: Path, flags: tuple[str, ...], told: str
+) -> None:
     workdir = tmp_path / "run"
-    ran = Cli(tmp_path).run("demo", "--engine-python", "nowhere", "--workdir", str(workdir))
+    ran = Cli(tmp_path).run("demo", *flags, "--workdir", str(workdir))
     assert (ran.status, ran.out) == (2, "")
-    assert "nowhere is not there: make demo prepares it" in ran.err
+    assert told in ran.err
     assert not workdir.exists()
+
+
+def test_a_model_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no gguf >&2\nexit 3\n")
+    python.chmod(0o755)
+    workdir = tmp_path / "run"
+    arguments = ("--engine-python", str(python), "--workdir", str(workdir), "--quiet")
+    ran = Cli(tmp_path).run("demo", *arguments)
+    assert ran.status == 2
+    assert "make_tiny_gguf.py failed, 'no gguf'" in ran.err
+    assert ran.err.count("\n") == 1
+    assert list(workdir.iterdir()) == []
 
 
 def test_a_tally_counts_from_many_threads() -> None:
     tally = Tally()
-    threads = [
-        threading.Thread(target=lambda: [tally.add(1, 2) for _ in range(1000)]) for _ in range(8)
-    ]
+
+    def count() -> None:
+        for _ in range(1000):
+            tally.add(1, 2)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The outbox: numbers without holes, bounded, and nothing lost uncounted, whatever the daemon does."""
+"""The outbox: numbers without holes, bounded, nothing lost uncounted, whatever the daemon does."""
 
 from __future__ import annotations
 

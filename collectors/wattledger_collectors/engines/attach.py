@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from wattledger.errors import InputError
 from wattledger_collectors.socket_path import checked_socket_path
 
 PACKAGES = ("wattledger_collectors", "wattledger", "wattledger_proto")
@@ -31,10 +32,10 @@ def attach_environment(
     """The environment in which a command's engines are metered; `environ` itself is not changed.
 
     An option that is None leaves its variable as it is. Raises `wattledger.errors.InputError`
-    for a socket path that is too long, OSError where the folder of links cannot be made.
+    for a socket path that is too long or a folder of links that cannot be made.
     """
-    attached = dict(environ)
-    attached["WATTLEDGER_ATTACH"] = "1"
+    # gRPC tells connections that end on the engine's stderr unless asked not to.
+    attached = {"GRPC_VERBOSITY": "ERROR", **environ, "WATTLEDGER_ATTACH": "1"}
     options = {"JOB": job, "WORKLOAD": workload, "MODEL": model}
     if socket is not None:
         options["SOCKET"] = checked_socket_path(str(Path(socket).absolute()))
@@ -69,7 +70,7 @@ def import_path(packages: Mapping[str, Path], cache: Path) -> list[str]:
 def _home_of(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed whole: pip install wattledger")
+        raise InputError(f"package {package} is missing: reinstall wattledger")
     return Path(spec.origin).resolve().parent
 
 
@@ -77,14 +78,18 @@ def _link_folder(links: Mapping[str, Path], cache: Path) -> Path:
     """Named after what it links to, so that installations do not mix and a second run finds it."""
     named = "\n".join(f"{name}={target}" for name, target in sorted(links.items()))
     folder = cache / f"attach-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, target in links.items():
+            link = folder / name
+            if not link.is_symlink() or link.readlink() != target:
+                staged = folder / f".{name}.{os.getpid()}"
+                staged.symlink_to(target)
+                staged.replace(link)
+        found = folder.stat()
+    except OSError as error:
+        mend = "set XDG_CACHE_HOME to a folder of yours"
+        raise InputError(f"cannot make links in {folder}: {error.strerror}: {mend}") from error
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise PermissionError(f"{folder} can be written by others: remove it and try again")
-    for name, target in links.items():
-        link = folder / name
-        if not link.is_symlink() or link.readlink() != target:
-            staged = folder / f".{name}.{os.getpid()}"
-            staged.symlink_to(target)
-            staged.replace(link)
+        raise InputError(f"{folder} can be written by others: remove it and try again")
     return folder

@@ -1,18 +1,21 @@
 """Hooks an engine when it is imported: a finder that waits for the modules of `TARGETS`.
 
 It costs a dictionary lookup per import, leaves no trace in the module it hooks, and tells its
-own faults in one line on stderr while the engine runs on.
+own faults in one line on stderr while the engine runs on. Every Python that an attached command
+starts imports this file, so it imports next to nothing itself.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 TARGETS: Mapping[str, str] = {"llama_cpp.llama": "wattledger_collectors.engines.llama_cpp"}
 """The engine's module, and ours whose `install(module)` hooks it."""
@@ -29,12 +32,13 @@ def enable(targets: Mapping[str, str] = TARGETS) -> None:
 
 def _install(hook: str, module: ModuleType) -> None:
     try:
-        importlib.import_module(hook).install(module)
+        __import__(hook)
+        sys.modules[hook].install(module)
     except Exception as error:  # noqa: BLE001 - the engine hook's border
         sys.stderr.write(f"wattledger: {module.__name__} is not metered: {error}\n")
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Lets the other finders find a target, and puts `_Loader` before its loader."""
 
     def __init__(self, targets: Mapping[str, str]) -> None:
@@ -52,12 +56,12 @@ class _Finder(MetaPathFinder):
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, hook)
+                    spec.loader = _Loader(spec.loader, hook)  # type: ignore[assignment]
                 return spec
         return None
 
 
-class _Loader(Loader):
+class _Loader:
     """Runs the module as its own loader does, then hooks it."""
 
     def __init__(self, inner: Loader, hook: str) -> None:

@@ -150,6 +150,9 @@ def _range(chosen: EmbodiedRow, rows: tuple[EmbodiedRow, ...]) -> tuple[float, f
             "ACT counts silicon and memory only: a lower bound; "
             f"whole-device figures are up to {ACT_HIGH_RATIO:g} times as high",
         )
+    if chosen.grade == "L":
+        every = [row.kg_co2e for row in rows]
+        return min(every), max(every), "of low confidence: every known figure counts as possible"
     peers = [row.kg_co2e for row in rows if row.grade != "L" or row is chosen]
     reason = f"{len(peers)} figures of fair confidence" if len(peers) > 1 else "the only figure"
     return min(peers), max(peers), reason

@@ -4,7 +4,6 @@ It switches the engine hooks on, then runs the user's own sitecustomize, which i
 """
 
 import importlib.machinery
-import importlib.util
 import os
 import sys
 
@@ -23,6 +22,8 @@ def _run_the_users():
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
     if spec is None or spec.loader is None:
         return
+    import importlib.util  # 10 ms that each start of Python would pay
+
     ours = sys.modules["sitecustomize"]
     module = sys.modules["sitecustomize"] = importlib.util.module_from_spec(spec)
     try:
