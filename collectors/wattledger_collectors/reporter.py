@@ -92,23 +92,29 @@ class Reporting:
         self._kind = kind
         self._buffer = buffer
         self._environ = environ
-        self._started: dict[int, object] = {}
+        self._reporters: dict[int, Reporter | None] = {}
         os.register_at_fork(after_in_child=buffer.clear)
+        atexit.register(self._stop)
 
     def ensure_running(self) -> None:
         """Cheap when it runs; several threads may ask at once."""
-        pid, mine = os.getpid(), object()
-        if pid in self._started or self._started.setdefault(pid, mine) is not mine:
+        pid = os.getpid()
+        if pid in self._reporters:
             return
         try:
             identity = Identity.of_this_process(self._kind, self._environ)
-            reporter = Reporter(self._buffer, identity, lambda: default_socket_path(self._environ))
-            reporter.start()
+            ours = Reporter(self._buffer, identity, lambda: default_socket_path(self._environ))
+            if self._reporters.setdefault(pid, ours) is ours:
+                ours.start()
         except (OSError, RuntimeError) as error:
+            self._reporters[pid] = None
             warn(f"tokens are not metered: {error}")
             self._buffer.close()
-        else:
-            atexit.register(reporter.stop)
+
+    def _stop(self) -> None:
+        reporter = self._reporters.get(os.getpid())
+        if reporter is not None:
+            reporter.stop()
 
 
 def warn(line: str) -> None:
@@ -152,8 +158,7 @@ class Reporter:
     def stop(self) -> None:
         """Hands over what is there if the daemon takes it in time; returns within `farewell_s`."""
         self._stopping.set()
-        if self._identity.pid == os.getpid():
-            self._thread.join(self._pace.farewell_s)
+        self._thread.join(self._pace.farewell_s)
 
     def _run(self) -> None:
         try:

@@ -34,25 +34,18 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClockEntry:
-    """The clock that holds from `since_ns` on; before that, `previous_epoch_ns`, if any.
+    """The clock that holds from `since_ns` on, and the one before it.
 
     The predecessor lets the evidence of a trimmed journal be read under the clock it came by.
     """
 
-    host: str
-    epoch_ns: int
+    clock: Clock
     since_ns: int
-    previous_epoch_ns: int | None = None
+    previous: Clock
 
-    def clock(self, boot_id: str) -> Clock:
-        """The clock from `since_ns` on."""
-        return Clock(self.host, boot_id, self.epoch_ns)
-
-    def clock_at(self, t_ns: int, boot_id: str) -> Clock:
+    def clock_at(self, t_ns: int) -> Clock:
         """The clock that held at `t_ns`."""
-        if t_ns < self.since_ns and self.previous_epoch_ns is not None:
-            return Clock(self.host, boot_id, self.previous_epoch_ns)
-        return self.clock(boot_id)
+        return self.clock if t_ns >= self.since_ns else self.previous
 
 
 def clock_entry(entry: ClockEntry, t_ns: int) -> JournalEntry:
@@ -61,8 +54,9 @@ def clock_entry(entry: ClockEntry, t_ns: int) -> JournalEntry:
 
 
 def read_clock(body: bytes) -> ClockEntry:
-    """A clock from the journal; raises ValueError, KeyError or TypeError where it is none."""
-    return ClockEntry(**json.loads(body))
+    """A clock from the journal; raises ValueError, LookupError or TypeError where it is none."""
+    line = json.loads(body)
+    return ClockEntry(Clock(**line["clock"]), line["since_ns"], Clock(**line["previous"]))
 
 
 def trace_entry(lines: Sequence[str], t_ns: int) -> JournalEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ def event(name: str, **fields: object) -> str:
 def setup(level: str, stream: TextIO, environ: Mapping[str, str]) -> None:
     """Send all logging to `stream` in one form; called once, by the process's entry."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter(journald="JOURNAL_STREAM" in environ))
+    handler.setFormatter(LineFormatter(journald=_is_journal(stream, environ)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -56,6 +57,15 @@ class LineFormatter(logging.Formatter):
             return f"<{priority}>{message}"
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         return f"{moment} level={record.levelname.lower()} {message}"
+
+
+def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether the journal reads this very stream (systemd.exec(5), `$JOURNAL_STREAM`)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _word(value: object) -> str:

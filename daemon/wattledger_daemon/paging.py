@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from wattledger.records import (
     Account,
@@ -49,8 +48,11 @@ def make_page(evidence: EvidenceBook, window: Window, counts: EventCounts) -> Pa
     books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.processes)
     seen = [evidence.device_window(d, window.start_ns, window.end_ns) for d in devices]
     dating = _Dating(window, seen)
-    entries = books.entries(seen)
     finishes = evidence.finishes(window.start_ns, window.end_ns)
+    postings = (
+        *dating.postings(books.entries(seen)),
+        *_finish_postings(evidence, window.clock, finishes, devices),
+    )
     return Page(
         clock=window.clock,
         start_ns=window.clock.epoch_ns + window.start_ns,
@@ -61,11 +63,8 @@ def make_page(evidence: EvidenceBook, window: Window, counts: EventCounts) -> Pa
             for item in seen
             if item.intervals
         ),
-        postings=(
-            *dating.postings(_by_account(entries)),
-            *_finish_postings(evidence, window.clock, finishes, devices),
-        ),
-        request_postings=dating.postings(e for e in entries if e.request is not None),
+        postings=_by_account(postings),
+        request_postings=tuple(p for p in postings if p.request is not None),
         finished=tuple(_finished(evidence, window.clock, finish) for finish in finishes),
         late=counts.late,
         duplicates=counts.duplicates,
@@ -114,15 +113,16 @@ class _Dating:
         )
 
 
-def _by_account(entries: Iterable[Entry]) -> list[Entry]:
-    """Entries summed over requests."""
-    sums: dict[tuple[str, Account], Amounts] = {}
-    for entry in entries:
-        key = (entry.device, entry.account)
-        sums[key] = _plus(sums[key], entry.amounts) if key in sums else entry.amounts
-    return [Entry(device, account, None, amounts) for (device, account), amounts in sums.items()]
+def _by_account(postings: Iterable[Posting]) -> tuple[Posting, ...]:
+    """Postings summed over requests."""
+    sums: dict[Posting, Amounts] = {}
+    for posting in postings:
+        key = replace(posting, amounts=_NOTHING, request=None)
+        sums[key] = _plus(sums.get(key, _NOTHING), posting.amounts)
+    return tuple(replace(key, amounts=amounts) for key, amounts in sums.items())
 
 
+_NOTHING = Amounts()
 _COLUMNS = tuple(field.name for field in fields(Amounts))
 
 
@@ -132,32 +132,30 @@ def _plus(one: Amounts, other: Amounts) -> Amounts:
 
 def _finish_postings(
     evidence: EvidenceBook, clock: Clock, finishes: Sequence[Finish], devices: Sequence[Device]
-) -> list[Posting]:
+) -> tuple[Posting, ...]:
     """A posting at the instant of each finish: no energy, one request, its cached tokens."""
-    kinds = {device.device: device for device in devices}
-    sums: dict[tuple[str, Account, int], Amounts] = defaultdict(Amounts)
+    known = {device.device: device for device in devices}
+    found = []
     for finish in finishes:
         engine = evidence.engine(finish.engine)
-        device = evidence.token_device(engine)
-        if device is None:
+        name = evidence.token_device(engine)
+        if name is None:
             continue
         workload, job = owner_of(engine, evidence.processes)
         account = Account(
             Activity.DECODE if finish.decode_tokens else Activity.PREFILL,
-            Quality.ESTIMATED if kinds[device].estimated else Quality.MEASURED,
+            Quality.ESTIMATED if known[name].estimated else Quality.MEASURED,
             evidence.cost_of(finish.engine).method,
-            kinds[device].static_basis,
+            known[name].static_basis,
             workload,
             job,
             finish.engine,
             engine.model,
         )
-        key = (device, account, clock.epoch_ns + finish.t_ns)
-        sums[key] = _plus(sums[key], Amounts(cached_tokens=finish.cached_tokens, requests=1))
-    return [
-        Posting(device, account, t_ns, t_ns + 1, amounts)
-        for (device, account, t_ns), amounts in sums.items()
-    ]
+        t_ns = clock.epoch_ns + finish.t_ns
+        amounts = Amounts(cached_tokens=finish.cached_tokens, requests=1)
+        found.append(Posting(name, account, t_ns, t_ns + 1, amounts, finish.request))
+    return tuple(found)
 
 
 def _finished(evidence: EvidenceBook, clock: Clock, finish: Finish) -> FinishedRequest:

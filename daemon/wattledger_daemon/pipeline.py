@@ -194,9 +194,9 @@ class Pipeline:
         if not stepped(clock, epoch_ns):
             return
         self._book(self._accountant.flush(now_ns), now_ns)
-        entry = ClockEntry(clock.host, epoch_ns, now_ns, clock.epoch_ns)
+        entry = ClockEntry(replace(clock, epoch_ns=epoch_ns), now_ns, clock)
         self._ledger.append(self._boot_id, [journal.clock_entry(entry, now_ns)])
-        self._accountant.re_anchor(replace(clock, epoch_ns=epoch_ns), now_ns)
+        self._accountant.re_anchor(entry.clock, now_ns)
         self._clock_entry = entry
         self._recorder.end("the wall clock was stepped: record again")
         step_s = (epoch_ns - clock.epoch_ns) / NS_PER_S

@@ -27,7 +27,7 @@ from wattledger_daemon.sources import Sources
 from wattledger_proto.v1 import collect_pb2
 
 _LOG = logging.getLogger(__name__)
-_UNREADABLE = (InputError, DecodeError, ValueError, KeyError, TypeError)
+_UNREADABLE = (InputError, DecodeError, ValueError, LookupError, TypeError)
 
 
 class DaemonLedger(Store, Journal, Protocol):
@@ -94,11 +94,10 @@ def recover(
             ledger.forget(boot_id)
         _LOG.info(event("journal_folded", boot_id=boot_id, entries=len(entries)))
     before = accountant.clock
-    if stepped(before, clock.epoch_ns):
+    if before.host != clock.host or stepped(before, clock.epoch_ns):
         settle(ledger, accountant, now_ns)
         accountant.re_anchor(clock, now_ns)
-    epoch_ns = accountant.clock.epoch_ns
-    return Recovered(accountant, ClockEntry(clock.host, epoch_ns, now_ns, before.epoch_ns))
+    return Recovered(accountant, ClockEntry(accountant.clock, now_ns, before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class _Fold:
         first = next((entry for entry in entries if entry.kind == Kind.CLOCK), None)
         if first is None:
             return None
-        clock = journal.read_clock(first.body).clock_at(entries[0].t_ns, self.boot_id)
+        clock = journal.read_clock(first.body).clock_at(entries[0].t_ns)
         accountant = _pinned(Accountant(clock, self.settings), self.pinned)
         evidence = [self._evidence(entry) for entry in entries]
         # A trim leaves readings that lie before the entry which next names their device.
@@ -163,10 +162,9 @@ class _Fold:
                 self._follow(accountant, journal.read_clock(entry.body))
 
     def _follow(self, accountant: Accountant, entry: ClockEntry) -> None:
-        if entry.epoch_ns == accountant.clock.epoch_ns:
-            return
-        settle(self.ledger, accountant, entry.since_ns)
-        accountant.re_anchor(entry.clock(self.boot_id), entry.since_ns)
+        if entry.clock != accountant.clock:
+            settle(self.ledger, accountant, entry.since_ns)
+            accountant.re_anchor(entry.clock, entry.since_ns)
 
     def _unreadable(self, entry: JournalEntry, error: Exception) -> None:
         fields = {"kind": entry.kind, "t_ns": entry.t_ns, "reason": error}

@@ -21,6 +21,7 @@ from wattledger_daemon.logs import event
 _LOG = logging.getLogger(__name__)
 _BACKOFF_S = 1.0
 _BACKOFF_LONGEST_S = 60.0
+_WAKE_S = 0.5
 
 Emit = Callable[[Sequence[Evidence]], bool]
 Polled = Sequence[Evidence | ReadFault]
@@ -89,7 +90,7 @@ class SensorRunner:
 
         `wanted` says whether to open at all, None while that is not known yet; `dress` adds
         to a found device what the site's config knows of it. `wait` sleeps that many seconds
-        and says whether to stop; the default can be woken.
+        and says whether to stop.
         """
         self.name = source.name
         self._devices: tuple[Device, ...] = ()
@@ -99,7 +100,7 @@ class SensorRunner:
         self._dress = dress
         self._clock = clock
         self._stop = threading.Event()
-        self._wait = wait or self._stop.wait
+        self._wait = wait or self._pause
         self._thread = threading.Thread(target=self.run, name=f"sensor-{source.name}", daemon=True)
         self._state = SensorState.STARTING
         self._reason = ""
@@ -164,6 +165,13 @@ class SensorRunner:
                 wait_s = min(max(2 * wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
                 next_ns = now_ns + int(wait_s * NS_PER_S)
         self.close()
+
+    def _pause(self, seconds: float) -> bool:
+        """Sleep; whether to stop. An event that can be woken costs twice a bare sleep."""
+        if seconds > _WAKE_S:
+            return self._stop.wait(seconds)
+        time.sleep(seconds)
+        return self._stop.is_set()
 
     def close(self) -> None:
         """Release what the sensor holds."""

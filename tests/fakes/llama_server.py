@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,12 @@ class LlamaServer:
         body = {"prompt": prompt, "max_tokens": max_tokens, "logit_bias": NO_END, **options}
         return self.request("POST", "/v1/completions", body)
 
-    def stream(self, prompt: str, max_tokens: int, **headers: str) -> Iterator[Any]:
+    def stream(
+        self, prompt: str, max_tokens: int, logit_bias: object = None, **headers: str
+    ) -> Generator[Any, None, None]:
         """A streamed completion's chunks; closing the iterator hangs up."""
-        body = {"prompt": prompt, "max_tokens": max_tokens, "logit_bias": NO_END, "stream": True}
+        body = {"prompt": prompt, "max_tokens": max_tokens, "stream": True}
+        body["logit_bias"] = logit_bias or NO_END
         connection = self.connect()
         try:
             headers = {"Content-Type": "application/json", **headers}

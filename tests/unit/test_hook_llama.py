@@ -6,16 +6,12 @@ import itertools
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fakes.llama import EOS, FakeLlama, complete
-from wattledger_collectors.engines.events import Counts, Event, EventBuffer, FinishEvent, StepEvent
+from wattledger_collectors.engines.events import Counts, EventBuffer, FinishEvent, StepEvent
 from wattledger_collectors.engines.llama_cpp import PAUSE_NS, Hook
 
 
@@ -55,7 +51,8 @@ class World:
         self.clock = Clock()
         self.begun = 0
         self.llama = llama or FakeLlama()
-        self.llama.__class__ = hooked(Hook(self.buffer, self._begin, model, self.clock))
+        self.hook = Hook(self.buffer, self._begin, model, self.clock)
+        self.llama.__class__ = hooked(self.hook)
 
     def _begin(self) -> None:
         self.begun += 1
@@ -230,18 +227,29 @@ def test_a_pause_of_the_client_is_not_the_engines_work() -> None:
     assert second[3] - second[2] < PAUSE_NS
 
 
-def test_interleaved_generators_do_not_mix() -> None:
+def test_a_forgotten_generator_ends_when_the_next_begins() -> None:
     world = World()
-    one, two = world.llama.generate(range(10)), world.llama.generate(range(50, 70), reset=False)
-    next(one)
-    next(two)
-    next(one)
-    next(two)
-    one.close()
-    two.close()
+    forgotten = world.llama.generate(range(10))
+    list(itertools.islice(forgotten, 3))
+    complete(world.llama, range(50, 70), 2)
     told = world.told()
-    assert [finish[4:7] for finish in told.finishes] == [(10, 0, 2), (20, 0, 2)]
-    assert all(step[4] for step in told.steps)
+    assert [finish[4:] for finish in told.finishes] == [(10, 0, 3, True), (20, 0, 2, False)]
+    assert told.counts == Counts(7, 30, 5, 2)
+    next(forgotten)
+    forgotten.close()
+    assert all(not event[4] for event in world.told().steps)
+    assert not world.told().finishes
+
+
+def test_a_forgotten_generator_ends_at_the_latest_with_the_process() -> None:
+    world = World()
+    forgotten = world.llama.generate(range(10))
+    list(itertools.islice(forgotten, 3))
+    world.hook.end_all()
+    assert [finish[4:] for finish in world.told().finishes] == [(10, 0, 3, True)]
+    world.hook.end_all()
+    forgotten.close()
+    assert not world.buffer
 
 
 def test_eval_outside_of_a_request_is_a_step_without_breakdown() -> None:
@@ -308,90 +316,6 @@ def test_the_memory_of_ids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         server.context["X-Request-ID"] = str(number)
         assert names.name_request() == str(number)
     assert len(names._recent) <= 1024
-
-
-class BrokenBuffer(EventBuffer):
-    def add(self, event: Event) -> None:
-        raise MemoryError(event)
-
-
-def fail(*_: object) -> None:
-    raise OSError("we are broken")
-
-
-@pytest.mark.parametrize("begin", [fail, lambda: None])
-@pytest.mark.parametrize("buffer", [BrokenBuffer(), EventBuffer()])
-@pytest.mark.parametrize("model_path", [None, "/models/tiny.gguf"])
-def test_our_faults_stay_ours(
-    begin: Callable[[], None], buffer: EventBuffer, model_path: str | None
-) -> None:
-    llama = FakeLlama()
-    llama.__class__ = hooked(Hook(buffer, begin))
-    llama.model_path = model_path  # type: ignore[assignment]
-    assert complete(llama, range(10, 30), 50) == complete(FakeLlama(), range(10, 30), 50)
-    assert llama.embed("hello") == FakeLlama().embed("hello")
-    llama.eval([1])
-    llama.broken_at = 5
-    with pytest.raises(RuntimeError, match="llama_decode"):
-        complete(llama, range(40), 5)
-
-
-class ThrownError(Exception):
-    pass
-
-
-class Sensitive(FakeLlama):
-    """Its generator answers some of what is thrown in, as a future engine's may."""
-
-    def generate(
-        self,
-        tokens: Sequence[int],
-        ends: Callable[[list[int]], bool] | None = None,
-        reset: bool = True,
-    ) -> Generator[Any, Any, Any]:
-        received: object = None
-        for number in range(6):
-            self.eval([number])
-            try:
-                received = yield (number, received)
-            except ThrownError as error:
-                received = repr(error)
-        return "done"
-
-
-def play(llama: FakeLlama, moves: Sequence[str]) -> list[object]:
-    """What a consumer sees who makes these moves."""
-    stream = llama.generate([1, 2, 3])
-    seen: list[object] = []
-    for move in moves:
-        try:
-            if move == "next":
-                seen.append(next(stream))
-            elif move == "send":
-                seen.append(stream.send([7]))
-            elif move == "close":
-                seen.append(stream.close())  # type: ignore[func-returns-value]
-            else:
-                seen.append(stream.throw({"thrown": ThrownError, "stop": StopIteration}[move]("x")))
-        except BaseException as error:  # noqa: BLE001 - what comes out is what is compared
-            seen.append((type(error), str(error), getattr(error, "value", None)))
-    stream.close()
-    return seen
-
-
-@given(
-    st.lists(st.sampled_from(["next", "next", "send", "thrown", "stop", "close"]), max_size=12),
-    st.sampled_from([FakeLlama, Sensitive]),
-)
-def test_the_generator_protocol_is_kept(moves: list[str], base: type[FakeLlama]) -> None:
-    buffer = EventBuffer()
-    hooked_class = type("Hooked", (base,), {})
-    Hook(buffer, lambda: None).attach(hooked_class)
-    assert play(hooked_class(), moves) == play(base(), moves)
-    events = buffer.take(1_000)
-    started = bool(moves) and moves[0] == "next"
-    assert sum(event[0] == "finish" for event in events) <= 1
-    assert not started or events[-1][0] == "finish"
 
 
 def test_the_hook_loads_nothing_but_the_standard_library() -> None:

@@ -334,6 +334,20 @@ def test_a_step_while_the_daemon_was_dead(tmp_path: Path) -> None:
     assert energy_uj(world.ledger) == 29_900_000 * 100
 
 
+def test_another_host_name_in_the_config_holds_from_the_restart_on(tmp_path: Path) -> None:
+    time = FakeTime(1000 * S)
+    world = begin(tmp_path, time=time)
+    world.run(1012)
+    for _ in range(2):
+        world = World(world.ledger, time, tmp_path, clock=replace(CLOCK, host="h2"))
+        world.run(time.now_ns // S + 10)
+    world.pipeline.finish()
+    by_host = {"h1": 0, "h2": 0}
+    for found in world.ledger.slices(ALL_TIME).slices:
+        by_host[found.host] += found.amounts.energy_uj
+    assert by_host == {"h1": 11_900_000 * 100, "h2": 20_000_000 * 100}
+
+
 def test_a_small_drift_is_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     time = FakeTime(1000 * S)
     world = begin(tmp_path, time=time)

@@ -20,11 +20,14 @@ A step lasts from one token to the next. What the consumer does in between (deto
 out) is part of it up to `PAUSE_NS`; beyond that the client does not read and the engine is idle.
 
 The server closes the generator both at a request's natural end and when the client goes away, so
-the two look alike: `aborted` is told only of a request that ended by an exception.
+the two look alike. Or it forgets a generator, which is closed when Python finds it unused: such a
+request is told as finished when the next begins on the same Llama, or at exit. `aborted` is told
+of these, and of a request that ended by an exception.
 """
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import itertools
 import os
@@ -59,6 +62,8 @@ def install(module: ModuleType) -> None:
     reporting = Reporting(KIND, buffer, os.environ)
     hook = Hook(buffer, reporting.ensure_running, os.environ.get("WATTLEDGER_MODEL"))
     hook.attach(module.Llama)
+    # After the one of `reporting`, so that it runs before it.
+    atexit.register(hook.end_all)
 
 
 def _harmless(ours: Callable[P, None]) -> Callable[P, None]:
@@ -94,16 +99,23 @@ class Hook:
         self._model = model
         self._numbers = itertools.count(1)
         self._recent: dict[str, None] = {}
+        self.open_requests: set[_Request] = set()
 
     def attach(self, llama_class: Any) -> None:
         """Replaces `generate`, `eval` and `embed` by methods that behave the same."""
         llama_class._wattledger_prefill = None
-        llama_class._wattledger_live = 0
+        llama_class._wattledger_live = None
         llama_class.generate = self._wrap_generate(llama_class.generate)
         llama_class.eval = self._wrap_eval(llama_class.eval)
         embed = getattr(llama_class, "embed", None)
         if embed is not None and "return_count" in inspect.signature(embed).parameters:
             llama_class.embed = self._wrap_embed(embed)
+
+    @_harmless
+    def end_all(self) -> None:
+        """Nobody will go on with what is still open."""
+        for request in tuple(self.open_requests):
+            request.abandoned()
 
     def model_of(self, llama: Any) -> str:
         """The configured name, else the model file's."""
@@ -144,7 +156,7 @@ class Hook:
                     original(self_, tokens)
                 finally:
                     request.evaluated()
-            elif self_._wattledger_live:
+            elif self_._wattledger_live is not None:
                 original(self_, tokens)
             else:
                 self._eval_alone(original, self_, tokens)
@@ -195,16 +207,16 @@ class _Request:
     """One run of `generate`: what it computed, and up to when that has been told."""
 
     __slots__ = (
-        "_hook", "_llama", "_opened", "_prompt", "_ready_ns", "_tokens_before", "add",
-        "cached_tokens", "computed_tokens", "decode_tokens", "mark_ns", "model", "name",
-        "now_ns", "prompt_tokens",
+        "_hook", "_llama", "_prompt", "_ready_ns", "_tokens_before", "add", "cached_tokens",
+        "computed_tokens", "decode_tokens", "mark_ns", "model", "name", "now_ns",
+        "prompt_tokens", "token",
     )  # fmt: skip
 
     def __init__(self, hook: Hook, llama: Any, prompt: Sequence[int]) -> None:
         self._hook = hook
         self._llama = llama
         self._prompt = prompt
-        self._opened = False
+        self.token: int | None = None
         self.now_ns = hook.now_ns
         self.add: Callable[[Event], None] = _untold
         self.name = self.model = ""
@@ -218,9 +230,11 @@ class _Request:
         self.name = self._hook.name_request()
         self.model = self._hook.model_of(self._llama)
         self.prompt_tokens = len(self._prompt)
+        previous, self._llama._wattledger_live = self._llama._wattledger_live, self
+        if previous is not None:
+            previous.abandoned()
         self._llama._wattledger_prefill = self
-        self._llama._wattledger_live += 1
-        self._opened = True
+        self._hook.open_requests.add(self)
         self.add = self._hook.add
         self._hook.begin()
 
@@ -250,9 +264,9 @@ class _Request:
             self.mark_ns = self._ready_ns
 
     @_harmless
-    def left(self, token: int) -> None:
-        """The consumer left with this token, which will not be evaluated any more."""
-        if not _ends_generation(self._llama, token):
+    def left(self) -> None:
+        """The consumer has the last token, which will not be evaluated any more."""
+        if self.token is not None and not _ends_generation(self._llama, self.token):
             part = (self.name, 0, 1, 0)
             end_ns = max(self.mark_ns, self._ready_ns)
             self.add(("step", self.model, self.mark_ns, end_ns, (part,)))
@@ -260,11 +274,19 @@ class _Request:
 
     @_harmless
     def finished(self, aborted: bool) -> None:
-        """The generator is closed."""
-        if self._opened:
-            self._llama._wattledger_live -= 1
+        """The generator is closed, or as good as."""
+        if self in self._hook.open_requests:
+            self._hook.open_requests.discard(self)
+            if self._llama._wattledger_live is self:
+                self._llama._wattledger_live = None
             counts = (self.prompt_tokens, self.cached_tokens, self.decode_tokens)
             self.add(("finish", self.model, self.now_ns(), self.name, *counts, aborted))
+        self.add = _untold
+
+    def abandoned(self) -> None:
+        """The generator is open, but its Llama works on something else or the process ends."""
+        self.left()
+        self.finished(True)
 
 
 def _metered(request: _Request, inner: Tokens) -> Tokens:
@@ -273,40 +295,37 @@ def _metered(request: _Request, inner: Tokens) -> Tokens:
     request.open()
     try:
         try:
-            token = next(inner)
+            token = request.token = next(inner)
         finally:
             request.prefilled()
+        model, name, send = request.model, request.name, inner.send
         while True:
             try:
                 sent = yield token
             except GeneratorExit:
-                request.left(token)
+                request.left()
                 inner.close()
                 raise
             except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, handed on
-                request.left(token)
-                token = inner.throw(error)
+                request.left()
+                token = request.token = inner.throw(error)
                 continue
-            start_ns, resumed_ns = request.mark_ns, now_ns()
+            mark_ns, resumed_ns = request.mark_ns, now_ns()
             try:
-                token = inner.send(sent)
+                token = request.token = send(sent)
             finally:
                 request.mark_ns = end_ns = now_ns()
-                if resumed_ns - start_ns > PAUSE_NS:
-                    start_ns = resumed_ns
+                start_ns = resumed_ns if resumed_ns - mark_ns > PAUSE_NS else mark_ns
                 context = request.prompt_tokens + request.decode_tokens
                 request.decode_tokens += 1
                 try:
-                    part = (request.name, 0, 1, context)
-                    request.add(("step", request.model, start_ns, end_ns, (part,)))
-                except Exception:  # noqa: BLE001, S110 - the engine hook's border
-                    pass
+                    request.add(("step", model, start_ns, end_ns, ((name, 0, 1, context),)))
+                except Exception:  # noqa: BLE001 - the engine hook's border
+                    request.add = _untold
     except StopIteration as stop:
         return stop.value
-    except GeneratorExit:
-        raise
-    except BaseException:
-        aborted = True
+    except BaseException as error:
+        aborted = not isinstance(error, GeneratorExit)
         raise
     finally:
         request.finished(aborted)

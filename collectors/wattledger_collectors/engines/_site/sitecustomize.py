@@ -3,9 +3,9 @@
 It switches the engine hooks on, then runs the user's own sitecustomize, which it stands before.
 """
 
-import importlib.machinery
 import os
 import sys
+from importlib.machinery import PathFinder
 
 
 def _hook_engines():
@@ -19,13 +19,13 @@ def _hook_engines():
 def _run_the_users():
     here = os.path.dirname(__file__)  # noqa: PTH120 - pathlib would slow each start of Python
     others = [entry for entry in sys.path if entry != here]
-    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    spec = PathFinder.find_spec("sitecustomize", others)
     if spec is None or spec.loader is None:
         return
-    import importlib.util  # 10 ms that each start of Python would pay
+    from importlib.util import module_from_spec  # 10 ms, which few need
 
     ours = sys.modules["sitecustomize"]
-    module = sys.modules["sitecustomize"] = importlib.util.module_from_spec(spec)
+    module = sys.modules["sitecustomize"] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
