@@ -26,9 +26,9 @@ from wattledger.records import DEFAULT_COST_MODEL, NS_PER_S, Clock, PinnedCost
 from wattledger.store import open_ledger
 from wattledger_collectors.socket_path import checked_socket_path, default_socket_path
 from wattledger_daemon import logs
-from wattledger_daemon.accountant import AccountantSettings
 from wattledger_daemon.bank import SensorBank, find_sensors
 from wattledger_daemon.config import LIVE_KEYS, DaemonConfig, find_config, load_config
+from wattledger_daemon.heart.accountant import AccountantSettings
 from wattledger_daemon.hosttime import HostTime, read_boot_id
 from wattledger_daemon.ingest import CollectorService
 from wattledger_daemon.intake import Intake

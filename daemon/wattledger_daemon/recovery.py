@@ -18,8 +18,8 @@ from wattledger.records import Clock, Device, Evidence, Page, PinnedCost
 from wattledger.store.protocol import Journal, JournalEntry, Retention, Store
 from wattledger.trace import TraceHeader, decode
 from wattledger_daemon import journal
-from wattledger_daemon.accountant import Accountant, AccountantSettings
 from wattledger_daemon.batches import events_of
+from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 from wattledger_daemon.hosttime import stepped
 from wattledger_daemon.journal import ClockEntry, Kind
 from wattledger_daemon.logs import event

@@ -22,7 +22,7 @@ from wattledger.records import (
 )
 from wattledger.store import open_ledger
 from wattledger.trace import Trace, read_trace
-from wattledger_daemon.accountant import Accountant, AccountantSettings
+from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
 
 @dataclass(frozen=True, slots=True)

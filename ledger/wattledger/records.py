@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 NS_PER_S = 1_000_000_000
 UJ_PER_J = 1_000_000
@@ -158,9 +159,11 @@ class Engine:
     pids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTokens:
-    """One request's part of a step: tokens computed, and the context its decode attended to."""
+class RequestTokens(NamedTuple):
+    """One request's part of a step: tokens computed, and the context its decode attended to.
+
+    A tuple, since a busy engine makes 100,000 of them a second.
+    """
 
     request: str
     prefill_tokens: int

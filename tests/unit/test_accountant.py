@@ -18,7 +18,7 @@ from wattledger.records import (
     PinnedCost,
     Process,
 )
-from wattledger_daemon.accountant import Accountant, AccountantSettings
+from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
 SETTINGS = AccountantSettings()
 

@@ -40,7 +40,7 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.attribution.cost import phase_weights
+from wattledger_daemon.heart.attribution.cost import phase_weights
 
 V3_COUNTER = [(0.0, 0.0), (1.0, 100.0), (2.0, 400.0), (3.0, 450.0)]
 V3_STEPS = [step(1, 1, 2, [("R1", 1000, 0)]), step(2, 2.2, 2.4, [("R1", 0, 1)])]

@@ -252,6 +252,18 @@ def test_a_forgotten_generator_ends_at_the_latest_with_the_process() -> None:
     assert not world.buffer
 
 
+def test_a_forked_child_tells_nothing_of_its_parents_requests() -> None:
+    world = World()
+    inherited = world.llama.generate(range(10))
+    list(itertools.islice(inherited, 3))
+    world.told()
+    world.hook.forget_all()
+    complete(world.llama, range(50, 70), 2)
+    inherited.close()
+    world.hook.end_all()
+    assert world.told().counts == Counts(3, 20, 2, 1)
+
+
 def test_eval_outside_of_a_request_is_a_step_without_breakdown() -> None:
     world = World()
     world.llama.eval([1, 2, 3])

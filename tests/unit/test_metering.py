@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fakes.evidence import ns
 from wattledger.records import CounterReading, PowerReading, Quality
-from wattledger_daemon.metering import Incident, Meter
+from wattledger_daemon.heart.metering import Incident, Meter
 
 FOREVER_NS = 10**18
 

@@ -28,7 +28,7 @@ from wattledger.records import (
 from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.store.sqlite import SqliteLedger
 from wattledger.trace import TraceHeader, decode
-from wattledger_daemon.accountant import AccountantSettings
+from wattledger_daemon.heart.accountant import AccountantSettings
 from wattledger_daemon.intake import Intake
 from wattledger_daemon.pipeline import Pipeline
 from wattledger_daemon.recording import Recorder

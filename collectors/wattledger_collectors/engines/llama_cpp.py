@@ -64,6 +64,7 @@ def install(module: ModuleType) -> None:
     hook.attach(module.Llama)
     # After the one of `reporting`, so that it runs before it.
     atexit.register(hook.end_all)
+    os.register_at_fork(after_in_child=hook.forget_all)
 
 
 def _harmless(ours: Callable[P, None]) -> Callable[P, None]:
@@ -116,6 +117,13 @@ class Hook:
         """Nobody will go on with what is still open."""
         for request in tuple(self.open_requests):
             request.abandoned()
+
+    @_harmless
+    def forget_all(self) -> None:
+        """What is open belongs to the parent process, which tells it."""
+        for request in self.open_requests:
+            request.add = _untold
+        self.open_requests.clear()
 
     def model_of(self, llama: Any) -> str:
         """The configured name, else the model file's."""

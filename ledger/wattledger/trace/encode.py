@@ -21,13 +21,15 @@ from wattledger.records import (
 from wattledger.trace.decode import TRACE_VERSION, TraceHeader
 
 _Line = dict[str, object]
+# Kept, because json.dumps makes a new encoder for every line that is not in its plain style.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def encode(record: Evidence | TraceHeader) -> str:
     """One line without the line end; fields that are None are left out."""
     kind, line_of = _ENCODERS[type(record)]
     line = {name: value for name, value in line_of(record).items() if value is not None}
-    return json.dumps({"type": kind} | line, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode({"type": kind} | line)
 
 
 def _named(*names: str) -> Callable[[object], _Line]:

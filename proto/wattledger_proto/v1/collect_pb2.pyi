@@ -44,7 +44,7 @@ class Batch(google.protobuf.message.Message):
     sequence: builtins.int
     """0 for a batch without events: a question about progress, never acknowledged."""
     sent_ns: builtins.int
-    """When the batch was made; the daemon refuses a clock that is not its own."""
+    """When the batch was sent; the daemon refuses one more than 60 s off its own clock."""
     dropped_events: builtins.int
     """Events that this source had to drop since its start."""
     @property

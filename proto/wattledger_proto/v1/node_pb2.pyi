@@ -194,7 +194,7 @@ class SensorStatus(google.protobuf.message.Message):
     LAST_DURATION_S_FIELD_NUMBER: builtins.int
     sensor: builtins.str
     state: builtins.str
-    """running, absent, denied, failing"""
+    """starting, running, absent, denied, failing"""
     reason: builtins.str
     """Why, and the mend."""
     reads: builtins.int

@@ -18,9 +18,9 @@ from wattledger.records import (
     Posting,
     Quality,
 )
-from wattledger_daemon.attribution.window import DeviceWindow, Entry, WindowBooks, owner_of
-from wattledger_daemon.evidence import EvidenceBook
-from wattledger_daemon.metering import Incident, Meter
+from wattledger_daemon.heart.attribution.window import DeviceWindow, Entry, WindowBooks, owner_of
+from wattledger_daemon.heart.evidence import EvidenceBook
+from wattledger_daemon.heart.metering import Incident, Meter
 
 
 @dataclass(frozen=True, slots=True)

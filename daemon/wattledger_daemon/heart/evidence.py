@@ -22,9 +22,9 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.attribution.window import DeviceWindow, EngineWindow
-from wattledger_daemon.metering import MAX_GAP_NS, Meter
-from wattledger_daemon.timeline import Timeline
+from wattledger_daemon.heart.attribution.window import DeviceWindow, EngineWindow
+from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
+from wattledger_daemon.heart.timeline import Timeline
 
 _KIND_ORDER = (DeviceKind.GPU, DeviceKind.CPU, DeviceKind.DRAM, DeviceKind.NODE)
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from wattledger.records import NS_PER_S, Clock, Evidence, Finish, Page, Step
-from wattledger_daemon.evidence import EvidenceBook, Touched
-from wattledger_daemon.metering import MAX_GAP_NS
-from wattledger_daemon.paging import EventCounts, Window, make_page
+from wattledger_daemon.heart.evidence import EvidenceBook, Touched
+from wattledger_daemon.heart.metering import MAX_GAP_NS
+from wattledger_daemon.heart.paging import EventCounts, Window, make_page
 
 _HOUR_NS = 3600 * NS_PER_S
 

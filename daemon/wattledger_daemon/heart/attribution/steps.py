@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wattledger.records import CostModel, Step
-from wattledger_daemon.attribution.cost import phase_weights, step_weight_j
+from wattledger_daemon.heart.attribution.cost import phase_weights, step_weight_j
 
 
 @dataclass(slots=True)

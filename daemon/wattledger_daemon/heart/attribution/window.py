@@ -23,10 +23,10 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.attribution.cost import mixes, phase_shares
-from wattledger_daemon.attribution.shares import Holder, Nobody, shares_of
-from wattledger_daemon.attribution.steps import BusyTime, Quantities
-from wattledger_daemon.metering import EnergyInterval
+from wattledger_daemon.heart.attribution.cost import mixes, phase_shares
+from wattledger_daemon.heart.attribution.shares import Holder, Nobody, shares_of
+from wattledger_daemon.heart.attribution.steps import BusyTime, Quantities
+from wattledger_daemon.heart.metering import EnergyInterval
 
 
 @dataclass(frozen=True, slots=True)
