@@ -63,10 +63,10 @@ def _script(pids: list[int]) -> list[str]:
     """Eight GPUs under a square wave; each engine holds two."""
     lines = []
     for gpu in range(GPUS):
-        lines.append(f"gpu {gpu} name NVIDIA_H100_80GB_HBM3 uuid GPU-{gpu} arch 9")
+        lines.append(f"gpu {gpu} NVIDIA_H100_80GB_HBM3 GPU-{gpu}")
         lines += [f"seg {gpu} {t} {70_000 if t % 2 else 600_000}" for t in range(100)]
         pid = pids[gpu // 2]
-        lines.append(f"proc {gpu} {pid} 10737418240 0 10000 60 20")
+        lines.append(f"compute {gpu} {pid} 10737418240 0 10000 60")
     return lines
 
 

@@ -16,8 +16,9 @@ import pytest
 from fakes.collector_server import Disk, FakeCollector, Mode
 from wattledger_collectors.engines.events import EventBuffer
 from wattledger_collectors.outbox import Bounds
-from wattledger_collectors.reporter import Identity, Pace, Reporter, Reporting
+from wattledger_collectors.reporter import Pace, Reporter, Reporting
 from wattledger_collectors.socket_path import default_socket_path
+from wattledger_collectors.wire import Identity
 
 FAST = Pace(
     flush_s=0.01,
@@ -178,6 +179,8 @@ def test_a_restarted_daemon_gets_what_the_first_had_not_on_disk(world: World) ->
     second = world.daemon(daemon_id="d2")
     assert second.wait(lambda: len(world.contexts()) == 26)
     assert world.contexts() == list(range(1, 27))
+    assert second.pushes[0].sequence == 0
+    assert set(second.deliveries().values()) == {1}
     assert eventually(lambda: not reporter.outbox.uncommitted)
 
 
