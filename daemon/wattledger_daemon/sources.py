@@ -23,6 +23,7 @@ from wattledger_proto.v1 import collect_pb2
 _LOG = logging.getLogger(__name__)
 MAX_SOURCES = 1024
 _IDLE_NS = 60 * NS_PER_S
+_GAP_NS = 10 * NS_PER_S
 
 
 class BusyError(Exception):
@@ -36,7 +37,7 @@ class _Source:
     dropped_events: int = 0
     duplicates: int = 0
     refused: int = 0
-    gap_told: bool = False
+    gap_since_ns: int | None = None
     last_ns: int = 0
     last_events_ns: int | None = None
     registration: bytes = b""
@@ -63,10 +64,11 @@ class Sources:
         """Queue a checked batch unless it was seen before; returns the committed sequence.
 
         Sequence 0 asks about progress alone. Raises BusyError where the queue or the number of
-        sources is at its bound.
+        sources is at its bound, or an earlier batch has yet to come.
         """
         with self._lock:
             source = self._source(batch.source, now_ns)
+            self._check_gap(source, batch, now_ns)
             introduced = self._introduced(source, batch, now_ns)
             if batch.sequence > source.received:
                 self._deliver(source, batch, introduced, now_ns)
@@ -199,19 +201,28 @@ class Sources:
             # What the registration said went down with the batch: say it again next time.
             source.registration = b""
             raise BusyError("the queue is full")
-        if source.received and batch.sequence > source.received + 1 and not source.gap_told:
-            source.gap_told = True
-            _LOG.warning(
-                event(
-                    "batches_missing",
-                    source=batch.source,
-                    after=source.received,
-                    before=batch.sequence,
-                )
-            )
         source.received = batch.sequence
         if events:
             source.last_events_ns = now_ns
+
+    def _check_gap(self, source: _Source, batch: collect_pb2.Batch, now_ns: int) -> None:
+        """Wait a while for the batches that lie before this one.
+
+        A source that found another daemon than it thought sends them when asked again. One that
+        no longer has them (a ledger put back from a copy, say) must not be held up for ever.
+        """
+        if not source.received or batch.sequence <= source.received:
+            return
+        if batch.sequence == source.received + 1:
+            source.gap_since_ns = None
+            return
+        if source.gap_since_ns is None:
+            source.gap_since_ns = now_ns
+        if now_ns - source.gap_since_ns < _GAP_NS:
+            raise BusyError(f"batch {source.received + 1} of {batch.source} comes first")
+        source.gap_since_ns = None
+        missing = {"after": source.received, "before": batch.sequence}
+        _LOG.warning(event("batches_missing", source=batch.source, **missing))
 
     def _acknowledge(
         self,

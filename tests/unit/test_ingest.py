@@ -16,7 +16,7 @@ import pytest
 from fakes.daemon_parts import BOOT_ID
 from fakes.push_client import Caller, a_batch
 from wattledger.errors import UnreachableError
-from wattledger.records import Engine, Finish, Process, RequestTokens, Step
+from wattledger.records import NS_PER_S, Engine, Finish, Process, RequestTokens, Step
 from wattledger_daemon import batches
 from wattledger_daemon.batches import BadBatchError, check_batch, events_of
 from wattledger_daemon.health import Snapshot
@@ -221,12 +221,28 @@ def test_duplicates_are_counted_and_acknowledged(tmp_path: Path) -> None:
     assert [engine.duplicates for engine in world.sources.engines()] == [2]
 
 
-def test_a_gap_is_taken_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_waits_for_those_before_it(tmp_path: Path) -> None:
     world = a_world(tmp_path)
-    for sequence in (1, 5, 9):
+    world.sources.take(batch_of(1), NOW_NS)
+    with pytest.raises(BusyError, match="batch 2 of fake/1/1 comes first"):
+        world.sources.take(batch_of(3), NOW_NS)
+    for sequence in (2, 3):
         world.sources.take(batch_of(sequence), NOW_NS)
     world.commit()
-    assert world.sources.take(question(), NOW_NS) == 9
+    assert world.sources.take(question(), NOW_NS) == 3
+
+
+def test_a_gap_that_stays_is_passed_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = a_world(tmp_path)
+    world.sources.take(batch_of(1), NOW_NS)
+    for waited_s in (0, 9):
+        with pytest.raises(BusyError):
+            world.sources.take(batch_of(5), NOW_NS + waited_s * NS_PER_S)
+    world.sources.take(batch_of(5), NOW_NS + 10 * NS_PER_S)
+    world.commit()
+    assert world.sources.take(question(), NOW_NS) == 5
     assert [record.getMessage() for record in caplog.records] == [
         "event=batches_missing source=fake/1/1 after=1 before=5"
     ]

@@ -46,7 +46,8 @@ class CollectorServicer(object):
 
     def Push(self, request, context):
         """Hands over one batch. Sequence numbers of a source start at 1 and have no holes; a batch
-        that was seen before is counted as a duplicate and acknowledged again.
+        that was seen before is counted as a duplicate and acknowledged again; one that comes before
+        its predecessor is answered UNAVAILABLE, and is to be sent again after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

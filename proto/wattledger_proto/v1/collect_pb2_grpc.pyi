@@ -63,7 +63,8 @@ class CollectorStub(typing.Generic[_CollectorPushType]):
 
     Push: _CollectorPushType
     """Hands over one batch. Sequence numbers of a source start at 1 and have no holes; a batch
-    that was seen before is counted as a duplicate and acknowledged again.
+    that was seen before is counted as a duplicate and acknowledged again; one that comes before
+    its predecessor is answered UNAVAILABLE, and is to be sent again after it.
     """
 
 CollectorAsyncStub: typing_extensions.TypeAlias = CollectorStub[
@@ -81,7 +82,8 @@ class CollectorServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[wattledger_proto.v1.collect_pb2.Receipt, collections.abc.Awaitable[wattledger_proto.v1.collect_pb2.Receipt]]:
         """Hands over one batch. Sequence numbers of a source start at 1 and have no holes; a batch
-        that was seen before is counted as a duplicate and acknowledged again.
+        that was seen before is counted as a duplicate and acknowledged again; one that comes before
+        its predecessor is answered UNAVAILABLE, and is to be sent again after it.
         """
 
 def add_CollectorServicer_to_server(servicer: CollectorServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
