@@ -67,7 +67,7 @@ def carbon(
     Example: wattledger carbon --last 7d --by job,activity --zone FRA --pue 1.2
     """
     from wattledger.carbon.embodied import parse_lifetime
-    from wattledger.hardware.factors import parse_override
+    from wattledger.hardware.factors import parse_overrides
     from wattledger.statement.query import CarbonQuery, parse_groups, parse_view
 
     options = options_of(context)
@@ -91,7 +91,7 @@ def carbon(
         zone=price.zone,
         pue=price.pue,
         lifetime_s=parse_lifetime(lifetime),
-        embodied_kg=dict(parse_override(text) for text in embodied or ()),
+        embodied_kg=parse_overrides(embodied or ()),
         include_embodied=not no_embodied,
         min_coverage=min_coverage,
     )

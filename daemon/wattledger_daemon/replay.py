@@ -37,7 +37,7 @@ class ReplaySummary:
 
 
 def replay_file(path: Path, ledger_url: str, window_s: int = 5) -> ReplaySummary:
-    """Book a trace file into a ledger; a second time changes nothing.
+    """Book a trace file into a ledger, whole or not at all; a second time changes nothing.
 
     Raises InputError for a bad trace before the ledger is touched, UnreachableError for a
     ledger that cannot be written.
@@ -46,7 +46,7 @@ def replay_file(path: Path, ledger_url: str, window_s: int = 5) -> ReplaySummary
     pages = replay(trace, window_s)
     store = open_ledger(ledger_url, writable=True, create=True)
     try:
-        changed = sum(store.book(page) for page in pages)
+        changed = store.book_all(pages)
     finally:
         store.close()
     return ReplaySummary(

@@ -10,9 +10,10 @@ import codecs
 import csv
 import difflib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +52,8 @@ OPTIONAL = (
 METHOD = "imported"
 # Stores hold and sum signed 64-bit integers, so that one cell must leave room for the others.
 LARGEST = 2**60
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+_ENDLESS = re.compile(r"[+-]?(inf|infinity|s?nan)", re.IGNORECASE)
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
@@ -272,12 +275,12 @@ class _Cells:
     def _number(self, column: str, wanted: str) -> Decimal:
         if column in REQUIRED:
             self._required(column)
-        try:
-            value = Decimal(self.cells.get(column, "0"))
-        except InvalidOperation:
-            raise self._error(column, f"is not a number: give {wanted}") from None
-        if not value.is_finite():
+        text = self.cells.get(column, "0")
+        if _ENDLESS.fullmatch(text):
             raise self._error(column, f"is not a finite number: give {wanted}")
+        if not _NUMBER.fullmatch(text):
+            raise self._error(column, f"is not a number: give {wanted}")
+        value = Decimal(text)
         if value < 0:
             raise self._error(column, f"is negative: give {wanted}")
         return value

@@ -50,6 +50,9 @@ class MemoryStore:
         self._pages[key] = page
         return changed
 
+    def book_all(self, pages: Iterable[Page]) -> int:
+        return sum(self.book(page) for page in pages)
+
     def post(self, entries: Iterable[ImportedEntry]) -> int:
         changed = 0
         for entry in entries:

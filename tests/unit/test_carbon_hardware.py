@@ -9,6 +9,7 @@ from wattledger.hardware.factors import (
     embodied_factor,
     embodied_rows,
     parse_override,
+    parse_overrides,
 )
 
 
@@ -115,3 +116,9 @@ def test_overrides_are_read() -> None:
     for text in ("", "NVIDIA H200", "=3", "NVIDIA H200=", "X=-1", "X=nan", "X=inf", "X=3kg"):
         with pytest.raises(InputError, match="--embodied"):
             parse_override(text)
+
+
+def test_overrides_name_each_device_once() -> None:
+    assert parse_overrides(["NVIDIA H200=1", "X=2"]) == {"NVIDIA H200": 1.0, "X": 2.0}
+    with pytest.raises(InputError, match="keep one"):
+        parse_overrides(["NVIDIA H200=1", "nvidia h200=2"])

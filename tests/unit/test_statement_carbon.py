@@ -209,6 +209,17 @@ def test_idle_without_users_and_unattributed_stay_lines() -> None:
     }
 
 
+def test_what_an_engine_left_unattributed_takes_its_share_of_idle() -> None:
+    entries = [
+        Entry(0, 40, 400.0, job="A", activity=Activity.UNATTRIBUTED).on(),
+        Entry(40, 60, 200.0, job="B").on(),
+        Entry(60, 90, 300.0, activity=Activity.IDLE).on(),
+    ]
+    query = replace(HOUR, view=View.LOADED)
+    told = {g.by["job"]: g.total.amounts.energy_uj for g in only_line(*entries, query=query).groups}
+    assert told == {"A": 600_000_000, "B": 300_000_000}
+
+
 def test_engine_idle_takes_its_share_and_is_not_spread() -> None:
     entries = [
         Entry(0, 30, 60.0, activity=Activity.DECODE).on(),
@@ -291,6 +302,18 @@ def test_no_embodied_and_overrides() -> None:
     own = only_line(entry, query=replace(HOUR, embodied_kg={H100.model or "": 328.0}))
     assert own.total.grams.embodied == pytest.approx(2 * 3.744292, rel=1e-6)
     assert own.total.grams.embodied_low == own.total.grams.embodied_high
+
+
+def test_an_override_that_names_no_device_is_told() -> None:
+    own = only_line(Entry(0, 3600, 3600.0).on(), query=replace(HOUR, embodied_kg={"X9": 3.0}))
+    assert [text for text in own.warnings if "X9" in text] == [
+        "--embodied 'X9' names no device of this window and changes nothing: "
+        "they are NVIDIA H100 80GB HBM3"
+    ]
+
+
+def test_embodied_coverage_without_energy_goes_by_device_time() -> None:
+    assert only_line(Entry(0, 3600).on()).coverage.embodied == 1.0
 
 
 def test_unknown_embodied_factors_are_left_out_and_named() -> None:

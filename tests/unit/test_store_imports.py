@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.pages import GPU0, T0_NS, account, steady_page
-from wattledger.errors import InputError
-from wattledger.records import NS_PER_S, Amounts, Posting, Quality
+from wattledger.errors import InputError, WattledgerError
+from wattledger.records import NS_PER_S, Amounts, Posting, Quality, StaticBasis
 from wattledger.store.protocol import ImportedEntry
 from wattledger.store.sqlite import SqliteLedger
 
@@ -47,6 +48,32 @@ def test_a_second_import_changes_nothing_and_a_revised_one_replaces(ledger: Sqli
     (book,) = ledger.books(T0_NS, T0_NS + 2500 * HOUR_NS).devices
     assert book.metered_uj == book.posted_uj == 10 + 2499 * 10**9
     assert book.metered_ns == book.posted_ns == 2500 * HOUR_NS
+
+
+def test_a_revision_may_change_what_is_said_of_the_same_thing(ledger: SqliteLedger) -> None:
+    """Quality, basis of static and device model are revised; another job is another thing."""
+    first = entry(T0_NS, T0_NS + HOUR_NS, Amounts(0, 100, HOUR_NS))
+    ledger.post([first, entry(T0_NS, T0_NS + HOUR_NS, Amounts(0, 7), job="b")])
+    to = replace(first.posting.account, quality=Quality.MEASURED, static_basis=StaticBasis.UNKNOWN)
+    posting = replace(first.posting, account=to, amounts=Amounts(40, 60, HOUR_NS))
+    ledger.post([ImportedEntry("h1", replace(GPU0, model="NVIDIA H100 PCIe"), posting)])
+    assert energy_uj(ledger, T0_NS, T0_NS + HOUR_NS) == 107
+    told = ledger.slices([T0_NS, T0_NS + HOUR_NS]).slices
+    assert {(s.account.job, s.account.quality, s.device.model) for s in told} == {
+        ("a", Quality.MEASURED, "NVIDIA H100 PCIe"),
+        ("b", Quality.IMPORTED, GPU0.model),
+    }
+    books = ledger.books(T0_NS, T0_NS + HOUR_NS).devices
+    assert [book.metered_uj for book in books] == [book.posted_uj for book in books]
+
+
+def test_pages_are_booked_all_or_none(ledger: SqliteLedger) -> None:
+    good = steady_page(T0_NS)
+    bad = replace(steady_page(good.end_ns), devices=())
+    with pytest.raises(WattledgerError, match="is not in its devices"):
+        ledger.book_all([good, bad])
+    assert ledger.extent() is None
+    assert ledger.book_all([good, good]) == 1
 
 
 def test_imports_balance_in_any_cut(ledger: SqliteLedger) -> None:

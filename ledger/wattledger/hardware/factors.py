@@ -8,7 +8,7 @@ Source: `data/gpu_embodied.csv`, each row with its own source and doubts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -92,11 +92,10 @@ def embodied_factor(
 
     `overrides` maps device models to kg CO2e and is matched as names are in the catalogue.
     """
-    wanted = normalised(canonical_name(name))
     for model, kg in (overrides or {}).items():
-        if normalised(canonical_name(model)) == wanted:
+        if is_same_device(model, name):
             return _override(name, kg)
-    rows = _rows_by_device().get(wanted, ())
+    rows = _rows_by_device().get(normalised(canonical_name(name)), ())
     if not rows or rows[0].factor_class is FactorClass.REFERENCE:
         return None
     chosen = rows[0]
@@ -126,6 +125,22 @@ def parse_override(text: str) -> tuple[str, float]:
             f"--embodied {text!r} is not understood: write 'NVIDIA H200=364', in kg CO2e per device"
         )
     return name.strip(), kg
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, float]:
+    """Device models with kg CO2e, of several `NAME=KG`; `InputError` for a device given twice."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, kg = parse_override(text)
+        if any(is_same_device(name, known) for known in found):
+            raise InputError(f"--embodied {text!r} names a device that another one names: keep one")
+        found[name] = kg
+    return found
+
+
+def is_same_device(one: str, other: str) -> bool:
+    """Whether two names mean the same device model to the catalogue."""
+    return normalised(canonical_name(one)) == normalised(canonical_name(other))
 
 
 def _override(name: str, kg: float) -> EmbodiedFactor:

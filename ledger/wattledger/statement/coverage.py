@@ -42,17 +42,23 @@ def coverage_of(
     lines: Sequence[Line], booked_ns: Mapping[str, int], window: Window, terms: EmbodiedTerms
 ) -> Coverage:
     """The coverage of lines; `booked_ns` as of the function of that name."""
-    total_uj = sum(line.amounts.energy_uj for line in lines)
-    with_factor_uj = sum(
-        line.amounts.energy_uj for line in lines if terms.factor(line.key.device_model)
-    )
+    factored = {line.key for line in lines if terms.factor(line.key.device_model)}
     tiers = [tier.value for tier in Tier]
     return Coverage(
         energy=_shares(lines, lambda line: line.key.quality.value, QUALITY_ORDER),
         time=_time(booked_ns.values(), window),
         intensity=_shares(lines, lambda line: line.key.tier or "", tiers),
-        embodied=with_factor_uj / total_uj if total_uj else 0.0,
+        embodied=_share_of(lines, lambda line: line.key in factored),
     )
+
+
+def _share_of(lines: Sequence[Line], belongs: Callable[[Line], bool]) -> float:
+    """The share by energy, where there is none by device time: embodied carbon goes by that."""
+    if any(line.amounts.energy_uj for line in lines):
+        return share(lines, belongs)
+    total_ns = sum(line.amounts.device_ns for line in lines)
+    part_ns = sum(line.amounts.device_ns for line in lines if belongs(line))
+    return part_ns / total_ns if total_ns else 0.0
 
 
 def share(lines: Iterable[Line], belongs: Callable[[Line], bool]) -> float:

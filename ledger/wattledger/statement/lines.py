@@ -66,7 +66,8 @@ class LineKey:
     """What makes slices one line: the groups asked for, and what coverage and views need.
 
     `by` holds the values of the query's group keys, in their order. `static_known` tells that the
-    device's idle power is known, `selected` that the account passes the filters.
+    device's idle power is known, `owned` that somebody is named as its cause, `selected` that
+    the account passes the filters.
     """
 
     by: tuple[str | None, ...]
@@ -80,6 +81,7 @@ class LineKey:
     tier: Tier | None
     source: str
     in_service: bool
+    owned: bool
     selected: bool
 
 
@@ -134,6 +136,7 @@ def tally(
             tier=interval.price.tier,
             source=interval.price.source,
             in_service=terms.in_service(piece.host, piece.device.device, interval.start_ns),
+            owned=bool(account.workload or account.job or account.engine),
             selected=passes[account],
         )
         counts = sums.setdefault((key, interval.price), [0] * len(AMOUNT_NAMES))

@@ -1,10 +1,11 @@
 """The loaded view: the joules and grams of idle, spread over those who used the device.
 
 Per host and device and over the whole reported window, by device-seconds. Users are `prefill`,
-`decode`, `engine_idle` and `process`; `unattributed` is nobody, so it stays a line of its own and
-takes no share. What is spread keeps its own quality and intensity tier. A user's hours or days
-take their share by the time they used, whenever it was idle: so groups of any keys add up to the
-same. Source: accounting.md, 4.3.
+`decode`, `engine_idle`, `process`, and what an engine or job left `unattributed`; what nobody is
+named for stays a line of its own and takes no share. What is spread keeps its own quality and
+intensity tier. A user's hours or days take their share by the time they used, whenever it was
+idle: so groups of any keys add up to the same, and one cut two ways may differ by a microjoule of
+rounding. Source: accounting.md, 4.3.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from wattledger.statement.lines import (
     add_grams,
 )
 from wattledger.statement.query import GroupKey
-
-_USERS = frozenset({Activity.PREFILL, Activity.DECODE, Activity.ENGINE_IDLE, Activity.PROCESS})
 
 
 def loaded(lines: Iterable[Line], by: Sequence[str]) -> list[Line]:
@@ -62,9 +61,13 @@ def _by_device(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
 
 def _sides(members: Sequence[Line]) -> tuple[list[Line], list[Line], list[Line]]:
     idle = [line for line in members if line.key.activity is Activity.IDLE]
-    users = [line for line in members if line.key.activity in _USERS]
-    others = [line for line in members if line.key.activity is Activity.UNATTRIBUTED]
-    return idle, users, others
+    rest = [line for line in members if line.key.activity is not Activity.IDLE]
+    users = [line for line in rest if _is_use(line)]
+    return idle, users, [line for line in rest if not _is_use(line)]
+
+
+def _is_use(line: Line) -> bool:
+    return line.key.activity is not Activity.UNATTRIBUTED or line.key.owned
 
 
 def _device_ns(lines: Iterable[Line]) -> int:

@@ -71,7 +71,12 @@ def _time_notices(booked_ns: Mapping[str, int], window: Window) -> list[str]:
 
 
 def _embodied_notices(lines: Sequence[Line], terms: EmbodiedTerms) -> list[str]:
-    notices: list[str] = []
+    models = sorted({line.key.device_model for line in lines if line.key.device_model})
+    notices = [
+        f"--embodied {name!r} names no device of this window and changes nothing: "
+        f"they are {', '.join(models) or 'of unknown model'}"
+        for name in terms.unmatched(models)
+    ]
     gpus = {line.key.device_model for line in lines if line.key.kind is DeviceKind.GPU}
     for model in sorted(filter(None, gpus)):
         factor = terms.factor(model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from wattledger.carbon.embodied import embodied_gco2e, end_of_life_ns
-from wattledger.hardware.factors import EmbodiedFactor, embodied_factor
+from wattledger.hardware.factors import EmbodiedFactor, embodied_factor, is_same_device
 from wattledger.statement.query import CarbonQuery
 
 
@@ -29,6 +30,12 @@ class EmbodiedTerms:
         if device_model not in self._factors:
             self._factors[device_model] = embodied_factor(device_model, self.query.embodied_kg)
         return self._factors[device_model]
+
+    def unmatched(self, device_models: Iterable[str]) -> list[str]:
+        """Overrides that name none of `device_models`, in order."""
+        known = list(device_models)
+        names = self.query.embodied_kg if self.query is not None else {}
+        return [name for name in names if not any(is_same_device(name, model) for model in known)]
 
     def in_service(self, host: str, device: str, t_ns: int) -> bool:
         """Whether the device is within its lifetime at `t_ns`; yes where its start is unknown."""

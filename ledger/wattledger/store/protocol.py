@@ -129,8 +129,15 @@ class Store(Protocol):
         Returns whether anything changed: booking the same page again returns False.
         """
 
+    def book_all(self, pages: Iterable[Page]) -> int:
+        """Write pages, all or none; returns how many of them changed anything."""
+
     def post(self, entries: Iterable[ImportedEntry]) -> int:
-        """Upsert imported entries by (host, device, window, account); returns rows changed."""
+        """Put imported entries in the place of what was imported for the same thing before.
+
+        The same thing: host, device, window, workload, job, engine, model and activity. Its
+        quality, device model and the like are revised with its amounts. Returns rows changed.
+        """
 
     def slices(self, edges_ns: Sequence[int], filters: Filters = Filters()) -> SliceSet:
         """Sums per account within each interval [edges[i], edges[i+1]).

@@ -93,6 +93,11 @@ class SqliteLedger:
         with self._transaction("BEGIN IMMEDIATE") as conn:
             return sqlite_write.book(conn, self._names, page)
 
+    def book_all(self, pages: Iterable[Page]) -> int:
+        """As `Store.book_all`, in one transaction; raises as `book`."""
+        with self._transaction("BEGIN IMMEDIATE") as conn:
+            return sum(sqlite_write.book(conn, self._names, page) for page in pages)
+
     def post(self, entries: Iterable[ImportedEntry]) -> int:
         """As `Store.post`; what an entry says counts as metered too, so that books balance.
 

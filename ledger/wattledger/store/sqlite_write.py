@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from typing import NamedTuple
 
 from wattledger.errors import InputError, WattledgerError
-from wattledger.records import NS_PER_S, Amounts, Page, Posting
-from wattledger.store.names import ClockIds, Names
+from wattledger.records import NS_PER_S, Account, Amounts, Page, Posting
+from wattledger.store.names import ClockIds, Lookup, Names
 from wattledger.store.protocol import ImportedEntry
 from wattledger.store.restate import Change, Rows, read_kept, restate, roll, summed
 from wattledger.store.tiers import METERED, POSTING, REQUEST, Family, Ids, Values, sql
 
-_BATCH = 1000
 _DEVICE_AT = 2
 
 
@@ -107,30 +107,72 @@ def book(conn: sqlite3.Connection, names: Names, page: Page) -> bool:
 
 
 def post(conn: sqlite3.Connection, names: Names, entries: Iterable[ImportedEntry]) -> int:
-    """Upsert imported entries and what they count as metered; returns rows changed.
+    """Replace what was imported for the same things before; returns rows changed.
 
     Raises:
         InputError: an entry lies before what the ledger keeps.
     """
     kept_ns = read_kept(conn).hour_ns
-    rest = iter(entries)
-    changed = 0
-    while batch := list(islice(rest, _BATCH)):
+    new: dict[int, Rows] = defaultdict(dict)
+    subjects: set[_Subject] = set()
+    for entry in entries:
+        item = entry.posting
+        _refuse_before(kept_ns, item.start_ns, "keep hours for longer")
         names.forget_surplus()
-        new: dict[int, Rows] = {}
-        for entry in batch:
-            item = entry.posting
-            _refuse_before(kept_ns, item.start_ns, "keep hours for longer")
-            device = names.device(entry.host, entry.device, item.start_ns)
-            key = (item.start_ns, item.end_ns, device, names.account(item.account))
-            clock = names.imported_clock(entry.host)
-            new.setdefault(clock, {})[key] = _values(item.amounts)
-        for clock, rows in new.items():
-            changes = restate(conn, POSTING, clock, _stored(conn, POSTING, clock, rows), rows)
-            roll(conn, POSTING, changes)
-            _meter(conn, clock, changes)
-            changed += len(changes)
+        device = names.device(entry.host, entry.device, item.start_ns)
+        key = (item.start_ns, item.end_ns, device, names.account(item.account))
+        new[names.imported_clock(entry.host)][key] = _values(item.amounts)
+        subjects.add(_subject_of(entry))
+    changed = 0
+    for host in {subject.host for subject in subjects}:
+        clock = names.imported_clock(host)
+        old = _told(conn, names, clock, {s for s in subjects if s.host == host})
+        changes = restate(conn, POSTING, clock, old, new[clock])
+        roll(conn, POSTING, changes)
+        _meter(conn, clock, changes)
+        changed += len(changes)
     return changed
+
+
+class _Subject(NamedTuple):
+    """What an imported entry is about; the rest of it is what it says."""
+
+    host: str
+    device: str
+    start_ns: int
+    end_ns: int
+    whose: tuple[str | None, ...]
+
+
+def _subject_of(entry: ImportedEntry) -> _Subject:
+    item = entry.posting
+    return _Subject(
+        entry.host, entry.device.device, item.start_ns, item.end_ns, _whose(item.account)
+    )
+
+
+def _whose(account: Account) -> tuple[str | None, ...]:
+    return account.workload, account.job, account.engine, account.model, account.activity.value
+
+
+def _told(conn: sqlite3.Connection, names: Names, clock: int, subjects: set[_Subject]) -> Rows:
+    """The rows that earlier imports wrote about any of `subjects` of one host."""
+    lookup = Lookup(conn)
+    whose: dict[tuple[str, str, int, int], set[tuple[str | None, ...]]] = defaultdict(set)
+    for subject in subjects:
+        whose[subject[:4]].add(subject.whose)
+    rows: Rows = {}
+    text = sql(
+        POSTING,
+        """SELECT start_ns, end_ns, $dims, $amounts FROM ${name}_raw
+        WHERE start_ns = ? AND end_ns = ? AND device = ? AND clock = ?""",
+    )
+    for (host, device, start_ns, end_ns), wanted in whose.items():
+        for at in names.slot(host, device):
+            for row in conn.execute(text, (start_ns, end_ns, at, clock)):
+                if _whose(lookup.account(row[3])) in wanted:
+                    rows[row[:4]] = row[4:]
+    return rows
 
 
 def _values(amounts: Amounts) -> Values:
@@ -188,7 +230,8 @@ def _meter(conn: sqlite3.Connection, clock: int, changes: list[Change]) -> None:
         for change in changes
     )
     old = _stored(conn, METERED, clock, more)
-    new = summed([*old.items(), *more.items()])
+    both = summed([*old.items(), *more.items()])
+    new = {key: values for key, values in both.items() if any(values)}
     roll(conn, METERED, restate(conn, METERED, clock, old, new))
 
 

@@ -28,6 +28,9 @@ from wattledger.records import (
 
 TRACE_VERSION = 1
 _INT64 = 2**63 - 1
+_INT31 = 2**31 - 1
+_MOST = 1e9
+"""Watts of idle power, joules per token: what is above is a wrong unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,10 @@ class _Fields:
         value = self.value(name)
         if not isinstance(value, str) or not value:
             raise InputError(f"field {name!r} is {value!r}; give a non-empty text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"field {name!r} holds half a surrogate pair; give text") from None
         return value
 
     def maybe_text(self, name: str) -> str | None:
@@ -77,6 +84,8 @@ class _Fields:
             raise InputError(f"field {name!r} is {value!r}; give a number")
         if not math.isfinite(value) or value < 0:
             raise InputError(f"field {name!r} is {value}; give a finite number of 0 or more")
+        if value > _MOST:
+            raise InputError(f"field {name!r} is {value}; give a number up to {_MOST:.0e}")
         return float(value)
 
     def maybe_number(self, name: str) -> float | None:
@@ -96,11 +105,11 @@ class _Fields:
         return start_ns, end_ns
 
 
-def _integer(name: str, value: object, low: int = 0) -> int:
+def _integer(name: str, value: object, low: int = 0, most: int = _INT64) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"field {name!r} is {value!r}; give a whole number")
-    if not low <= value <= _INT64:
-        raise InputError(f"field {name!r} is {value}; give a whole number of {low} or more")
+    if not low <= value <= most:
+        raise InputError(f"field {name!r} is {value}; give a whole number of {low} to {most}")
     return value
 
 
@@ -181,7 +190,8 @@ def _step(line: _Fields) -> Step:
 def _request_tokens(row: object) -> RequestTokens:
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str) or not row[0]:
         raise InputError(f"request {row!r}; give [id, prefill, decode, context]")
-    return RequestTokens(row[0], *(_integer("requests", count) for count in row[1:]))
+    name = _Fields({"requests": row[0]}).text("requests")
+    return RequestTokens(name, *(_integer("requests", count, most=_INT31) for count in row[1:]))
 
 
 def _finish(line: _Fields) -> Finish:
@@ -189,9 +199,11 @@ def _finish(line: _Fields) -> Finish:
         line.text("engine"),
         line.text("request"),
         line.integer("t_ns", -_INT64),
-        line.integer("prompt_tokens"),
-        line.maybe_integer("cached_tokens") or 0,
-        line.integer("decode_tokens"),
+        _integer("prompt_tokens", line.value("prompt_tokens"), most=_INT31),
+        _integer("cached_tokens", line.value("cached_tokens"), most=_INT31)
+        if line.has("cached_tokens")
+        else 0,
+        _integer("decode_tokens", line.value("decode_tokens"), most=_INT31),
     )
 
 
