@@ -21,7 +21,7 @@ from wattledger.records import (
     UseRecord,
 )
 from wattledger.store import open_ledger
-from wattledger.trace import Trace, read_trace
+from wattledger.trace import Trace, encode, read_trace
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
 
@@ -71,18 +71,23 @@ def replay(trace: Trace, window_s: int = 5) -> list[Page]:
     return accountant.flush(accountant.latest_ns)
 
 
-def _order(record: Evidence) -> tuple[int, int, int]:
-    """Who and what first, then by time; a power reading before a counter it may help to mend."""
+def _order(record: Evidence) -> tuple[int, int, int, str]:
+    """Who and what first, then by time; a power reading before a counter it may help to mend.
+
+    Ties go by what the lines say, so that their order in the file never matters.
+    """
     match record:
-        case Device() | Process():
-            return 0, 0, 0
+        case CounterReading(t_ns=t_ns, energy_uj=energy_uj):
+            return 2, t_ns, 1, f"{energy_uj:020}"
+        case PowerReading(t_ns=t_ns, power_uw=power_uw):
+            return 2, t_ns, 0, f"{power_uw:020}"
+        case Process(start=start):
+            return 0, start, 0, encode(record)
+        case Device():
+            return 0, 0, 0, encode(record)
         case Engine() | PinnedCost():
-            return 1, 0, 0
-        case CounterReading(t_ns=t_ns):
-            return 2, t_ns, 1
-        case PowerReading(t_ns=t_ns):
-            return 2, t_ns, 0
+            return 1, 0, 0, encode(record)
         case Finish(t_ns=t_ns):
-            return 2, t_ns, 2
+            return 2, t_ns, 2, encode(record)
         case Step(start_ns=start_ns) | UseRecord(start_ns=start_ns):
-            return 2, start_ns, 2
+            return 2, start_ns, 2, encode(record)

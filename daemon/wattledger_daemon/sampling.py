@@ -25,6 +25,7 @@ _WAKE_S = 0.5
 
 Emit = Callable[[Sequence[Evidence]], bool]
 Polled = Sequence[Evidence | ReadFault]
+_READINGS = (CounterReading, PowerReading)
 
 
 class SensorState(StrEnum):
@@ -94,6 +95,7 @@ class SensorRunner:
         """
         self.name = source.name
         self._devices: tuple[Device, ...] = ()
+        self._known: frozenset[str] = frozenset()
         self._source = source
         self._emit = emit
         self._wanted = wanted
@@ -211,17 +213,17 @@ class SensorRunner:
         if not self._emit(tuple(map(self._dress, devices))):
             return False
         self._devices = devices
+        self._known = frozenset(device.device for device in devices)
         self._opened = True
         return True
 
     def _hand_over(self, polled: Polled) -> None:
-        known = {device.device for device in self._devices}
         evidence: list[Evidence] = []
         for item in polled:
             if isinstance(item, ReadFault):
                 self._tell_fault(item)
                 continue
-            if isinstance(item, CounterReading | PowerReading) and item.device not in known:
+            if isinstance(item, _READINGS) and item.device not in self._known:
                 raise LookupError(f"a reading of {item.device}, which open() did not name")
             evidence.append(item)
         if self._faulty:
@@ -237,7 +239,7 @@ class SensorRunner:
             _LOG.warning(event("read_fault", sensor=self.name, **fields))
 
     def _tell_mended(self, evidence: Iterable[Evidence]) -> None:
-        read = {item.device for item in evidence if isinstance(item, CounterReading | PowerReading)}
+        read = {item.device for item in evidence if isinstance(item, _READINGS)}
         for device in self._faulty & read:
             _LOG.info(event("read_again", sensor=self.name, device=device))
         self._faulty -= read

@@ -12,11 +12,16 @@ from wattledger.records import (
     NS_PER_S,
     Clock,
     CounterReading,
+    Device,
+    DeviceKind,
+    Engine,
     Evidence,
     Finish,
     Page,
     PinnedCost,
     Process,
+    ProcessUse,
+    UseRecord,
 )
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
@@ -201,3 +206,58 @@ def test_memory_is_bounded_by_a_nearer_horizon() -> None:
     assert spans(accountant.due(ns(60))) == [(45, 50)]
     accountant.observe(step(98, 44, 45, [("in reach", 500, 0)]))
     assert spans(accountant.due(ns(60))) == [(40, 45), (45, 50)]
+
+
+def test_incidents_at_a_pages_end_are_counted() -> None:
+    reset = an_accountant(*counter([(0, 12), (5, 0.5)])).flush(ns(5))
+    assert [m.resets for page in reset for m in page.metered] == [1]
+    gap = an_accountant(*counter([(0, 0), (10, 0.5)])).flush(ns(10))
+    assert sum(m.gaps for page in gap for m in page.metered) == 1
+
+
+def test_a_gap_without_any_energy_is_still_told() -> None:
+    accountant = an_accountant(
+        Device("cpu0", DeviceKind.CPU, None, wrap_uj=65_532_610_987),
+        *counter([(0, 0), (100, 5)], "cpu0"),
+    )
+    metered = [m for page in accountant.flush(ns(100)) for m in page.metered]
+    assert [(m.device, m.energy_uj, m.device_ns, m.gaps) for m in metered] == [("cpu0", 0, 0, 1)]
+
+
+def test_a_step_of_no_length_at_the_very_end_keeps_its_tokens() -> None:
+    accountant = an_accountant(*watt_hours(1), step(1, 1, 1, [("r", 7, 3)]))
+    accountant.observe(Process(1, 1, None, None))
+    latest_ns = ns(1) + 1
+    tokens = [
+        (p.amounts.prefill_tokens, p.amounts.decode_tokens)
+        for page in accountant.flush(latest_ns)
+        for p in page.request_postings
+    ]
+    assert sorted(tokens) == [(0, 3), (7, 0)]
+
+
+def test_an_engine_that_counts_from_one_again_is_heard() -> None:
+    first, again = step(1, 0, 1, [("r", 10, 0)]), step(1, 2, 3, [("r", 0, 20)])
+    page = an_accountant(*watt_hours(5), first, again, first).flush(ns(5))[0]
+    posted = [p.amounts for p in page.postings]
+    assert sum(a.prefill_tokens for a in posted) == 10
+    assert sum(a.decode_tokens for a in posted) == 20
+    assert page.duplicates == 1
+
+
+def test_a_node_meter_carries_no_tokens() -> None:
+    node = Device("node0", DeviceKind.NODE)
+    use = UseRecord("node0", 0, ns(5), (ProcessUse(41),))
+    accountant = Accountant(CLOCK, SETTINGS)
+    for record in (node, gpu(), Engine("e", "x", None, (41,)), use, *watt_hours(5)):
+        accountant.observe(record)
+    accountant.observe(step(1, 0, 1, [("r", 10, 0)]))
+    page = accountant.flush(ns(5))[0]
+    assert {p.device for p in page.postings if p.amounts.prefill_tokens} == {"gpu0"}
+
+
+def test_pages_begin_with_the_evidence_whatever_the_window() -> None:
+    for window_s in (5, 60):
+        settings = AccountantSettings(window_ns=window_s * NS_PER_S)
+        accountant = an_accountant(*watt_hours(20, from_s=12), settings=settings)
+        assert spans(accountant.flush(ns(32)))[0][0] == 12

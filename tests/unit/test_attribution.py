@@ -381,3 +381,17 @@ def test_requests_sum_to_their_postings(world: list[Evidence]) -> None:
             if p.account.activity in (P, D)
         }
         assert {k: v for k, v in fine.items() if v} == {k: v for k, v in coarse.items() if v}
+
+
+def test_lines_that_conflict_are_settled_by_what_they_say() -> None:
+    """Order in the file never matters, not even between lines that cannot both be true."""
+    world = [
+        gpu(5.0),
+        gpu(8.0),
+        *counter([(0, 0), (5, 500), (5, 400)]),
+        Process(1, 9, "new", None),
+        Process(1, 2, "old", None),
+        UseRecord("gpu0", 0, ns(5), (ProcessUse(1),)),
+        UseRecord("gpu0", 0, ns(5), (ProcessUse(2),)),
+    ]
+    assert pages_of(world) == pages_of(list(reversed(world)))

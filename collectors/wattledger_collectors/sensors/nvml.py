@@ -86,7 +86,8 @@ class NvmlSensor:
             self._power_due_ns = now_ns + self._power_period_ns
         readings: list[Reading] = []
         for gpu in self._gpus:
-            if gpu.backoff.waiting(now_ns):
+            failing = gpu.backoff.failing
+            if failing and gpu.backoff.waiting(now_ns):
                 continue
             try:
                 self._read_gpu(driver, gpu, with_power, readings)
@@ -95,7 +96,7 @@ class NvmlSensor:
                 gpu.backoff.failed(now_ns)
                 readings.append(ReadFault(gpu.device, self._clock(), str(failed)))
             else:
-                if gpu.backoff.failing:
+                if failing:
                     gpu.backoff.worked()
         return readings
 

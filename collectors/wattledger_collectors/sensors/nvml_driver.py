@@ -10,11 +10,15 @@ Source: NVML API reference, nvml.h 13.5; bindings by nvidia-ml-py.
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from wattledger_collectors.sensors.protocol import Absent, Denied
 
+_LIBRARY = "libnvidia-ml.so.1"
+_ENERGY_CALL = "nvmlDeviceGetTotalEnergyConsumption"
 _FIELD_POWER_INSTANT = 186
 _UJ_PER_MJ = 1000
 _UW_PER_MW = 1000
@@ -51,7 +55,7 @@ class SmSample(NamedTuple):
 
 
 class NvmlDriver:
-    """One user of libnvidia-ml; every method raises `NvmlError` where NVML does.
+    """One user of libnvidia-ml, on one thread; every method raises `NvmlError` where NVML does.
 
     Raises `Absent` at once where the bindings are not installed.
     """
@@ -70,6 +74,9 @@ class NvmlDriver:
             pynvml.NVMLLibraryMismatchError,
         )
         self._opened = 0
+        self._energy_mj = ctypes.c_ulonglong()
+        self._energy_out = ctypes.byref(self._energy_mj)
+        self._read_energy: Callable[[object, object], int] | None = None
 
     def open(self) -> None:
         """Load and initialize NVML, again where needed; raises `Absent` or `Denied`."""
@@ -88,6 +95,8 @@ class NvmlDriver:
         except self._errors as failed:
             raise self._mapped("nvmlInit", failed) from failed
         self._opened += 1
+        # Asked ten times a second of every GPU: past the bindings it costs half.
+        self._read_energy = getattr(ctypes.CDLL(_LIBRARY), _ENERGY_CALL, None)
 
     def close(self) -> None:
         """Give up NVML as often as it was opened."""
@@ -124,7 +133,12 @@ class NvmlDriver:
 
         With MIG on it is still the board's. Source: nvmlDeviceGetTotalEnergyConsumption, mJ.
         """
-        return int(self._call("nvmlDeviceGetTotalEnergyConsumption", gpu.pointer)) * _UJ_PER_MJ
+        if self._read_energy is None:
+            raise NotSupported(f"{_ENERGY_CALL}: not in this driver")
+        status = self._read_energy(gpu.pointer, self._energy_out)
+        if status:
+            raise self._mapped(_ENERGY_CALL, self._nvml.NVMLError(status))
+        return self._energy_mj.value * _UJ_PER_MJ
 
     def power_uw(self, gpu: Handle) -> int:
         """Power now, microwatts; where the driver has no instant figure, its own mean.

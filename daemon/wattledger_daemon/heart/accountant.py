@@ -18,6 +18,7 @@ from wattledger_daemon.heart.metering import MAX_GAP_NS
 from wattledger_daemon.heart.paging import EventCounts, Window, make_page
 
 _HOUR_NS = 3600 * NS_PER_S
+_ENGINE_EVENTS = (Step, Finish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Accountant:
         A late step or finish dirties the windows it touches. Where their evidence is gone it
         keeps its tokens and gets no energy: that stays with the engine's idle time.
         """
-        if isinstance(evidence, Step | Finish):
+        if isinstance(evidence, _ENGINE_EVENTS):
             evidence = self._within_reach(evidence)
         touched = self._evidence.observe(evidence)
         if touched is None:
@@ -136,7 +137,9 @@ class Accountant:
             first_ns = self._evidence.first_ns
             if first_ns is None:
                 return
-            start_ns = self._grid_floor(first_ns, self._settings.window_ns)
+            # Not the grid's edge before it: so that a page begins where any other length of
+            # window would begin it, and is replaced whole by it.
+            start_ns = first_ns
         while start_ns < until_ns:
             end_ns = self._window_end(start_ns, until_ns)
             yield Window(self._clock, start_ns, end_ns)

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from wattledger.records import (
     DEFAULT_COST_MODEL,
@@ -29,8 +30,7 @@ from wattledger_daemon.heart.timeline import Timeline
 _KIND_ORDER = (DeviceKind.GPU, DeviceKind.CPU, DeviceKind.DRAM, DeviceKind.NODE)
 
 
-@dataclass(frozen=True, slots=True)
-class Touched:
+class Touched(NamedTuple):
     """The stretch of time that a piece of evidence speaks of."""
 
     start_ns: int
@@ -55,6 +55,11 @@ def natural_order(device: Device) -> tuple[int, str, int]:
     return _KIND_ORDER.index(device.kind), stem, int(digits.group(1)) if digits else -1
 
 
+def _key_of(step: Step) -> tuple[int, int, int]:
+    """What makes a step itself: an engine that starts anew counts from 1 again."""
+    return step.seq, step.start_ns, step.end_ns
+
+
 class EvidenceBook:
     """Evidence of one host since `forget_before`, deduplicated by what it says.
 
@@ -71,9 +76,9 @@ class EvidenceBook:
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, CostModel] = {}
         self._steps: dict[str, Timeline[Step]] = defaultdict(Timeline)
-        self._step_seqs: dict[str, set[int]] = defaultdict(set)
+        self._step_keys: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
         self._ended: Timeline[Ended] = Timeline()
-        self._finished: set[tuple[str, str]] = set()
+        self._finished: set[Finish] = set()
         self._token_devices: dict[str, str] = {}
         self.latest_ns: int | None = None
         self.step_rows = 0
@@ -126,20 +131,21 @@ class EvidenceBook:
         return Touched(use.start_ns, use.end_ns)
 
     def _take_step(self, step: Step) -> Touched:
-        touched = Touched(step.start_ns, step.end_ns, engine_event=True)
-        if step.seq in self._step_seqs[step.engine]:
-            return replace(touched, duplicate=True)
-        self._step_seqs[step.engine].add(step.seq)
+        # A step of no length still stands in a window.
+        end_ns = max(step.end_ns, step.start_ns + 1)
+        touched = Touched(step.start_ns, end_ns, engine_event=True)
+        if _key_of(step) in self._step_keys[step.engine]:
+            return touched._replace(duplicate=True)
+        self._step_keys[step.engine].add(_key_of(step))
         self._steps[step.engine].add(step)
         self.step_rows += len(step.requests) + 1
         return touched
 
     def _take_finish(self, finish: Finish) -> Touched:
         touched = Touched(finish.t_ns, finish.t_ns + 1, engine_event=True)
-        key = (finish.engine, finish.request)
-        if key in self._finished:
-            return replace(touched, duplicate=True)
-        self._finished.add(key)
+        if finish in self._finished:
+            return touched._replace(duplicate=True)
+        self._finished.add(finish)
         self._ended.add(Ended(finish.t_ns, finish.t_ns + 1, finish))
         return touched
 
@@ -228,18 +234,18 @@ class EvidenceBook:
         chosen = self._token_devices.get(engine.engine)
         if chosen is not None:
             return chosen
-        for device in self.devices:
+        metered = [device for device in self.devices if device.kind is not DeviceKind.NODE]
+        for device in metered:
             if not self._pids_seen_ns[device.device].keys().isdisjoint(engine.pids):
                 self._token_devices[engine.engine] = device.device
                 return device.device
-        return next((d.device for d in self.devices if d.kind is not DeviceKind.NODE), None)
+        return metered[0].device if metered else None
 
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
         return (
             not self._ended.touching(start_ns, end_ns)
             and not any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
-            and not any(uses.touching(start_ns, end_ns) for uses in self._uses.values())
             and all(
                 len(meter.intervals(start_ns, end_ns)) <= 1
                 and not (meter.last_ns is not None and start_ns < meter.last_ns <= end_ns)
@@ -265,10 +271,10 @@ class EvidenceBook:
             uses.forget_before(t_ns)
         for name, steps in self._steps.items():
             for step in steps.forget_before(t_ns):
-                self._step_seqs[name].discard(step.seq)
+                self._step_keys[name].discard(_key_of(step))
                 self.step_rows -= len(step.requests) + 1
         for ended in self._ended.forget_before(t_ns):
-            self._finished.discard((ended.finish.engine, ended.finish.request))
+            self._finished.discard(ended.finish)
         for device, seen_ns in self._pids_seen_ns.items():
             self._pids_seen_ns[device] = {p: at for p, at in seen_ns.items() if at >= t_ns}
         self._forget_gone()
@@ -280,6 +286,6 @@ class EvidenceBook:
                 del self._engines[name]
                 self._token_devices.pop(name, None)
                 self._steps.pop(name, None)
-                self._step_seqs.pop(name, None)
+                self._step_keys.pop(name, None)
         alive.update(pid for engine in self._engines.values() for pid in engine.pids)
         self._processes = {p: who for p, who in self._processes.items() if p in alive}

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import NamedTuple
 
 from wattledger.records import NS_PER_S, CounterReading, PowerReading, Quality
 
@@ -20,9 +20,11 @@ MAX_GAP_NS = 5 * NS_PER_S
 MAX_POWER_W = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class EnergyInterval:
-    """Energy metered in [start_ns, end_ns) of the host's monotonic clock."""
+class EnergyInterval(NamedTuple):
+    """Energy metered in [start_ns, end_ns) of the host's monotonic clock.
+
+    A tuple, as is a cell: a host with 8 GPUs makes 80 of each a second.
+    """
 
     start_ns: int
     end_ns: int
@@ -36,15 +38,14 @@ class EnergyInterval:
 
 
 class Incident(Enum):
-    """What can befall a meter; counted at the reading that showed it."""
+    """What can befall a meter; counted in the stretch that ends at the reading that showed it."""
 
     GAP = "gap"
     RESET = "reset"
     WRAP = "wrap"
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
+class _Cell(NamedTuple):
     """One stretch of E(t) from `start_ns`; `quality` None where nothing was metered.
 
     `base` is E(start) and `first_uw`, `last_uw` the power at both ends. A counter's cell has
@@ -70,6 +71,15 @@ class _Cell:
         )
         unit = 2 * NS_PER_S * length_ns
         return (2 * (self.base_2nuj * length_ns + area) + unit) // (2 * unit)
+
+    def is_even_in(self, low_ns: int, high_ns: int) -> bool:
+        """Whether this is a counter's cell, and these are its ends."""
+        return (
+            low_ns == self.start_ns
+            and high_ns == self.end_ns
+            and not self.first_uw
+            and not self.last_uw
+        )
 
     def end_2nuj(self) -> int:
         """E(end) in units of uJ / (2 * 10^9)."""
@@ -229,7 +239,11 @@ class Meter:
         self._hole = False
 
     def _note(self, t_ns: int, incident: Incident) -> None:
-        self._incidents.append((t_ns, incident))
+        """Note what a reading at `t_ns` showed, at the last moment of the stretch it ended.
+
+        So it is counted in the window that holds that stretch, even where both end together.
+        """
+        self._incidents.append((t_ns - 1, incident))
 
     # -------------------------------------------------------------------- answers
 
@@ -255,17 +269,21 @@ class Meter:
         reading, is metered time with 0 J.
         """
         cuts = sorted({cut for cut in cuts_ns if start_ns < cut < end_ns})
-        cells = self._cells[max(0, bisect_right(self._starts_ns, start_ns) - 1) :]
-        if tail := self._tail():
-            cells = [*cells, tail]
+        starts_ns = self._starts_ns
+        first = max(0, bisect_right(starts_ns, start_ns) - 1)
+        cells = self._cells[first : bisect_left(starts_ns, end_ns)]
+        if (tail := self._tail()) and tail.start_ns < end_ns:
+            cells.append(tail)
         found: list[EnergyInterval] = []
         for cell in cells:
-            if cell.start_ns >= end_ns:
-                break
             if cell.quality is not None:
                 low_ns, high_ns = max(cell.start_ns, start_ns), min(cell.end_ns, end_ns)
                 inside = cuts[bisect_right(cuts, low_ns) : bisect_left(cuts, high_ns)]
-                found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
+                if inside or not cell.is_even_in(low_ns, high_ns):
+                    found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
+                else:
+                    # Rounding moves with whole microjoules: a whole rise needs none.
+                    found.append(EnergyInterval(low_ns, high_ns, cell.rise_uj, cell.quality))
         return found
 
     def _tail(self) -> _Cell | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from wattledger.records import (
     Account,
@@ -59,9 +59,9 @@ def make_page(evidence: EvidenceBook, window: Window, counts: EventCounts) -> Pa
         end_ns=window.clock.epoch_ns + window.end_ns,
         devices=tuple(devices),
         metered=tuple(
-            dating.metered(item, evidence.meter(item.device.device))
+            metered
             for item in seen
-            if item.intervals
+            if (metered := dating.metered(item, evidence.meter(item.device.device)))
         ),
         postings=_by_account(postings),
         request_postings=tuple(p for p in postings if p.request is not None),
@@ -100,29 +100,35 @@ class _Dating:
             for entry in entries
         )
 
-    def metered(self, item: DeviceWindow, meter: Meter) -> Metered:
-        start_ns, end_ns = self._window.start_ns, self._window.end_ns
+    def metered(self, item: DeviceWindow, meter: Meter) -> Metered | None:
+        """What the meter saw, None where that is nothing: no time, and no incident either."""
+        window = (self._window.start_ns, self._window.end_ns)
+        gaps, resets, wraps = (
+            meter.incidents(*window, kind) for kind in (Incident.GAP, Incident.RESET, Incident.WRAP)
+        )
+        if not (item.intervals or gaps or resets or wraps):
+            return None
         return Metered(
             item.device.device,
-            *self._extents[item.device.device],
+            *self._extents.get(item.device.device, self._whole),
             energy_uj=sum(interval.energy_uj for interval in item.intervals),
             device_ns=sum(interval.length_ns for interval in item.intervals),
-            gaps=meter.incidents(start_ns, end_ns, Incident.GAP),
-            resets=meter.incidents(start_ns, end_ns, Incident.RESET),
-            wraps=meter.incidents(start_ns, end_ns, Incident.WRAP),
+            gaps=gaps,
+            resets=resets,
+            wraps=wraps,
         )
 
 
 def _by_account(postings: Iterable[Posting]) -> tuple[Posting, ...]:
     """Postings summed over requests."""
-    sums: dict[Posting, Amounts] = {}
+    sums: dict[tuple[str, Account, int, int], Amounts] = {}
     for posting in postings:
-        key = replace(posting, amounts=_NOTHING, request=None)
-        sums[key] = _plus(sums.get(key, _NOTHING), posting.amounts)
-    return tuple(replace(key, amounts=amounts) for key, amounts in sums.items())
+        key = (posting.device, posting.account, posting.start_ns, posting.end_ns)
+        held = sums.get(key)
+        sums[key] = _plus(held, posting.amounts) if held else posting.amounts
+    return tuple(Posting(*key, amounts) for key, amounts in sums.items())
 
 
-_NOTHING = Amounts()
 _COLUMNS = tuple(field.name for field in fields(Amounts))
 
 

@@ -57,12 +57,11 @@ class BusyTime:
         With B the busy part of the cell: static and time go by B, dynamic wholly to the
         steps if there is any. Where idle power is unknown dynamic goes by B as well.
         """
-        live = self._within(start_ns, end_ns)
+        live = self._within(start_ns, end_ns) if self._pieces else []
+        if not live:
+            return {}, part
         busy_ns = sum(high - low for low, high, _ in live)
         idle = Quantities()
-        if not busy_ns:
-            idle.add(part, 1.0)
-            return {}, idle
         busy_share = busy_ns / (end_ns - start_ns)
         work = Quantities(
             part.static_uj * busy_share,

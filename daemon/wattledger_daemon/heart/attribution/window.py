@@ -6,6 +6,7 @@ time are then apportioned by largest remainder, so the books balance whatever th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,6 +166,12 @@ class WindowBooks:
 
     def _to_steps(self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid) -> None:
         busy, (mix_of, _) = self._busy[engine], self._mixes[engine]
+        device, activity = draft.device, Activity.ENGINE_IDLE
+        # Found once per quality: hashing an account costs more than the sum it finds.
+        idle_of = {
+            quality: draft.parts[self._engine_account(device, engine, activity, quality), None]
+            for quality in dict.fromkeys(interval.quality for interval, _ in laid)
+        }
         for interval, quantity in laid:
             steps, idle = busy.split(
                 interval.start_ns,
@@ -172,10 +179,7 @@ class WindowBooks:
                 _scaled(quantity, weights),
                 static_known=draft.device.static_w is not None,
             )
-            account = self._engine_account(
-                draft.device, engine, Activity.ENGINE_IDLE, interval.quality
-            )
-            draft.parts[account, None].add(idle, 1.0)
+            idle_of[interval.quality].add(idle, 1.0)
             for index, part in steps.items():
                 draft.by_mix[engine, mix_of[index], interval.quality].add(part, 1.0)
 
@@ -307,15 +311,13 @@ def _by_use(
 ) -> Iterator[tuple[UseRecord | None, list[tuple[EnergyInterval, Quantities]]]]:
     """Intervals grouped by the use record that holds them."""
     uses = sorted(window.uses, key=lambda use: (use.start_ns, use.end_ns))
+    starts_ns = [use.start_ns for use in uses]
     groups: dict[int, list[tuple[EnergyInterval, Quantities]]] = defaultdict(list)
     for item in laid:
-        interval = item[0]
-        holding = [
-            index
-            for index, use in enumerate(uses)
-            if use.start_ns <= interval.start_ns and interval.end_ns <= use.end_ns
-        ]
-        groups[holding[-1] if holding else -1].append(item)
+        index = bisect_right(starts_ns, item[0].start_ns) - 1
+        while index >= 0 and uses[index].end_ns < item[0].end_ns:
+            index -= 1
+        groups[index].append(item)
     for index, items in groups.items():
         yield (uses[index] if index >= 0 else None), items
 
