@@ -101,9 +101,13 @@ static void die(const char *why) {
   abort();
 }
 
-static us_t now_us(void) {
-  static volatile us_t *clock_page;
-  const char *path = getenv("FAKE_NVML_CLOCK");
+/* The environment is read once: what the fake costs is charged to the process that it serves. */
+static volatile us_t *clock_page;
+static long long origin_ns;
+
+static void find_clock(void) {
+  const char *path = getenv("FAKE_NVML_CLOCK"), *origin = getenv("FAKE_NVML_ORIGIN_NS");
+  origin_ns = origin ? atoll(origin) : 0;
   if (path && !clock_page) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     void *page = mmap(NULL, sizeof *clock_page, PROT_READ, MAP_SHARED, fd, 0);
@@ -111,11 +115,13 @@ static us_t now_us(void) {
     close(fd);
     clock_page = page;
   }
+}
+
+static us_t now_us(void) {
   if (clock_page) return *clock_page;
-  const char *origin = getenv("FAKE_NVML_ORIGIN_NS");
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (ts.tv_sec * 1000000000ll + ts.tv_nsec - (origin ? atoll(origin) : 0)) / 1000;
+  return (ts.tv_sec * 1000000000ll + ts.tv_nsec - origin_ns) / 1000;
 }
 
 static us_t us(double seconds) { return (us_t)(seconds * US_PER_S + 0.5); }
@@ -178,6 +184,7 @@ static int load_line(const char *line) {
 
 static void load(void) {
   const char *script = getenv("FAKE_NVML_SCRIPT"), *period = getenv("FAKE_NVML_PERIOD_MS");
+  find_clock();
   char line[512];
   if (period) refresh_us = atoll(period) * 1000;
   for (int i = 0; i < MAX_GPUS; i++) gpus[i].lost_on = gpus[i].lost_off = gpus[i].absent = NEVER;

@@ -28,11 +28,13 @@ _DEVICE = "cpu0"
 
 
 class EstimateSensor:
-    """Tells `TDP * (0.1 + 0.9 * load**3)` once a second as `cpu0`, for hosts without RAPL.
+    """Tells `TDP * (0.1 + 0.9 * load)` once a second as `cpu0`, for hosts without RAPL.
 
     `load` is the busy share of all CPU time since the last read; the first read only sets the
     mark. The TDP is the config's, else 85 W; `note` says which. The idle power is the curve's
-    own. Source: the per-machine load curve and default TDP that CodeCarbon documents; /proc/stat.
+    own. The curve is straight, so that a job's estimate goes by its own CPU time and not by its
+    neighbours'. Source: accounting.md section 1 (TDP x utilization); 85 W for an unknown CPU is
+    what CodeCarbon documents; /proc/stat.
     """
 
     name = "estimate"
@@ -81,7 +83,7 @@ class EstimateSensor:
         if last is None or ticks.all <= last.all:
             return []
         load = min(max((ticks.busy - last.busy) / (ticks.all - last.all), 0.0), 1.0)
-        power_w = self._tdp_w * (IDLE_SHARE + (1.0 - IDLE_SHARE) * load**3)
+        power_w = self._tdp_w * (IDLE_SHARE + (1.0 - IDLE_SHARE) * load)
         return [PowerReading(_DEVICE, now_ns, round(power_w * _UW_PER_W))]
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 def encode(record: Evidence | TraceHeader) -> str:
     """One line without the line end; fields that are None are left out."""
-    # Nine lines in ten are readings: by hand they cost a third.
+    # Eight lines in ten are such: by hand each costs 0.3 us, not 2.5.
     if isinstance(record, CounterReading):
         return (
             f'{{"type":"counter","t_ns":{record.t_ns},"device":{encode_basestring(record.device)},'
