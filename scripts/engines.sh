@@ -61,8 +61,9 @@ build_wheel() {
   say "building llama-cpp-python $version from source: about 3-5 minutes, this one time"
   local tools=$cache/build-env out=$cache/wheel.partial
   [ -d "$tools" ] || "$python" -m venv "$tools"
-  "$tools/bin/pip" install --quiet "scikit-build-core[pyproject]>=0.10" cmake ninja >"$log" 2>&1 \
-    || fail "cannot install cmake and ninja; see $log"
+  # Debian 12's pip knows no -C yet.
+  "$tools/bin/pip" install --quiet "pip>=23.1" "scikit-build-core[pyproject]>=0.10" cmake ninja \
+    >"$log" 2>&1 || fail "cannot install cmake and ninja; see $log"
   rm -rf "$out"
   PATH="$tools/bin:$PATH" CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF \
 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_PROJECT_llama_cpp_INCLUDE=$here/llama_unity.cmake" \
