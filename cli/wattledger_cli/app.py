@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from wattledger.errors import InputError
 from wattledger_cli import faults, options
+from wattledger_cli.stdout import Stdout, StdoutError
 
 if TYPE_CHECKING:
     # Typer's own click in newer versions, the click package in older ones.
@@ -86,10 +88,16 @@ app.callback()(options.declare)
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; what goes wrong is one line on stderr and an exit status."""
     command = typer.main.get_command(app)
-    try:
-        with command.make_context("wattledger", list(arguments) or ["--help"]) as context:
-            command.invoke(context)
-            sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as fault:  # noqa: BLE001 - the process's border
-        return faults.status_of(fault, os.environ)
+    stdout = Stdout(sys.stdout)
+    with redirect_stdout(stdout):
+        try:
+            try:
+                with command.make_context("wattledger", list(arguments) or ["--help"]) as context:
+                    command.invoke(context)
+            finally:
+                stdout.flush()
+        except (Exception, KeyboardInterrupt) as fault:  # noqa: BLE001 - the process's border
+            if isinstance(fault, BrokenPipeError | StdoutError):
+                stdout.abandon()
+            return faults.status_of(fault, os.environ)
     return 0

@@ -11,7 +11,8 @@ from wattledger.records import NS_PER_S, UJ_PER_J
 from wattledger_cli import selection
 from wattledger_cli.figures import DURATION_S, ENERGY_J, Quantity, Scale
 from wattledger_cli.options import Options, options_of
-from wattledger_cli.output import draw_notes, draw_table, emit, note, numbers, words
+from wattledger_cli.output import draw_notes, draw_table, emit, note
+from wattledger_cli.tables import numbers, words
 
 if TYPE_CHECKING:
     from wattledger.statement.audit import AuditStatement

@@ -6,7 +6,8 @@ import typer
 
 from wattledger_cli.examine import Finding, examine_daemon, examine_ledger, examine_sensors
 from wattledger_cli.options import options_of
-from wattledger_cli.output import draw_table, emit, words
+from wattledger_cli.output import draw_table, emit
+from wattledger_cli.tables import Cells, words
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -26,7 +27,7 @@ def doctor(context: typer.Context) -> None:
             (
                 words("part", [_label(finding) for finding in findings]),
                 words("state", [finding.state for finding in findings]),
-                words("what and why", [_told(finding) for finding in findings]),
+                words("what and why", [_told(finding) for finding in findings], holds=Cells.PROSE),
             )
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Mapping
 
@@ -21,9 +20,7 @@ def status_of(fault: Exception | KeyboardInterrupt, environ: Mapping[str, str]) 
     if isinstance(fault, typer.Exit):
         return fault.exit_code
     if isinstance(fault, BrokenPipeError):
-        # Nobody reads on, as under `| head`; the interpreter's own flush at exit must not
-        # complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Nobody reads on, as under `| head`.
         return 0
     if environ.get(DEBUG):
         import traceback

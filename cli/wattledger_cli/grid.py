@@ -6,7 +6,8 @@ import typer
 
 from wattledger_cli.figures import Quantity, Scale
 from wattledger_cli.options import options_of
-from wattledger_cli.output import draw_notes, draw_table, emit, numbers, words
+from wattledger_cli.output import draw_notes, draw_table, emit
+from wattledger_cli.tables import numbers, words
 
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, help="Grid intensities that statements can use."

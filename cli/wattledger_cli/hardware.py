@@ -9,7 +9,8 @@ import typer
 
 from wattledger_cli.figures import Quantity, Scale, figure
 from wattledger_cli.options import options_of
-from wattledger_cli.output import draw_notes, draw_table, emit, numbers, words
+from wattledger_cli.output import draw_notes, draw_table, emit
+from wattledger_cli.tables import Cells, numbers, words
 
 if TYPE_CHECKING:
     from wattledger.hardware.catalogue import GpuSpec
@@ -134,6 +135,6 @@ def _draw_rows(rows: tuple[EmbodiedRow, ...]) -> None:
             numbers("embodied", _MASS, [row.kg_co2e for row in rows]),
             words("class", [row.factor_class for row in rows]),
             words("grade", [row.grade for row in rows]),
-            words("scope", [row.scope for row in rows]),
+            words("scope", [row.scope for row in rows], holds=Cells.PROSE),
         )
     )

@@ -34,12 +34,13 @@ def energy(
     Example: wattledger import energy rack4.csv --ledger sqlite:fleet.db
     """
     from wattledger.energy_csv import read_energy_csv
+    from wattledger.store import book_into
     from wattledger.timespan import format_instant
 
     options = options_of(context)
     read = read_energy_csv(file)
     note(options, read.notes)
-    with options.store(writable=True, create=True) as store:
+    with book_into(options.ledger_url()) as store:
         changed = store.post(read.entries)
     start_ns = min(entry.posting.start_ns for entry in read.entries)
     end_ns = max(entry.posting.end_ns for entry in read.entries)

@@ -48,11 +48,11 @@ class Options:
         return self.ledger or f"sqlite:{self.settings().ledger_path}"
 
     @contextmanager
-    def store(self, *, writable: bool = False, create: bool = False) -> Iterator[SqliteLedger]:
-        """The ledger, open for the length of a `with` block."""
+    def store(self) -> Iterator[SqliteLedger]:
+        """The ledger, open to read for the length of a `with` block."""
         from wattledger.store import open_ledger
 
-        store = open_ledger(self.ledger_url(), writable=writable, create=create)
+        store = open_ledger(self.ledger_url())
         try:
             yield store
         finally:

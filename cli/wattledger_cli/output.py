@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wattledger_cli.figures import ABSENT, Quantity, decimals, fixed
 from wattledger_cli.options import Format, Options
+from wattledger_cli.tables import Cells, Column, fit, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PIPE_WIDTH = 160
 NOTE_WIDTH = 66
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a table, its cells in row order; `total` stands below the last rule."""
-
-    title: str
-    cells: tuple[str, ...]
-    total: str = ""
-    unit: str = ""
-    right: bool = False
+# The rules stand out by the padding of the last column.
+RIM = 1
 
 
 def emit(
@@ -62,68 +54,50 @@ def warn(options: Options, warnings: Sequence[str]) -> None:
         note(options, [f"warning: {text}" for text in warnings])
 
 
-def printable(text: str) -> str:
-    """`text` without what could steer a terminal: names in a ledger come from anywhere."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+def draw_table(columns: Sequence[Column], *, totals: bool = False) -> tuple[str, ...]:
+    """Draw columns with thin rules, nothing folded inside a word; no rows, no table.
 
-
-def words(title: str, values: Sequence[str | None], total: str = "") -> Column:
-    """A column of names; a missing one is a dash."""
-    return Column(title, tuple(ABSENT if v is None else printable(v) for v in values), total)
-
-
-def numbers(
-    title: str,
-    of: Quantity,
-    values: Sequence[float | None],
-    total: float | None = None,
-    *,
-    peers: Sequence[float | None] = (),
-    suffix: str = "",
-) -> Column:
-    """A column of numbers in base units, shown in one unit with one number of decimals.
-
-    `peers` are values of other columns that must share its unit and decimals.
+    Returns the titles of columns that the terminal has no room for.
     """
-    scale = of.scale([*values, total, *peers])
-    shown = [None if value is None else value * scale.per_base for value in (*values, total)]
-    # Counts are whole; everything else gets the decimals of the largest beside it.
-    largest = [*shown, *(value * scale.per_base for value in peers if value is not None)]
-    places = 0 if scale.unit == "" else decimals(largest)
-    *cells, below = (fixed(value, places) for value in shown)
-    return Column(title, tuple(cells), below, f"{scale.unit}{suffix}", right=True)
-
-
-def draw_table(columns: Sequence[Column], *, totals: bool = False) -> None:
-    """Draw columns with thin rules; numbers never wrap, names do. Without rows nothing is drawn."""
     if not columns[0].cells:
-        return
+        return ()
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    fitted = fit(columns, _width() - RIM)
     table = Table(
         box=box.SIMPLE if totals else box.SIMPLE_HEAD,
         show_footer=totals,
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    units = any(column.unit for column in columns)
-    for column in columns:
+    units = any(column.unit for column in fitted.columns)
+    for column, width in zip(fitted.columns, fitted.widths, strict=True):
         header = Text(column.title, style="bold")
         if units:
             header.append(f"\n{column.unit}", style="dim not bold")
+        prose = column.holds is Cells.PROSE
         table.add_column(
             header,
             footer=Text(column.total, style="bold"),
-            justify="right" if column.right else "left",
-            no_wrap=column.right,
-            overflow="fold",
+            justify="right" if column.holds is Cells.NUMBERS else "left",
+            no_wrap=not prose,
+            overflow="fold" if prose else "ellipsis",
+            width=width,
         )
-    for row in zip(*(column.cells for column in columns), strict=True):
+    for row in zip(*(column.cells for column in fitted.columns), strict=True):
         table.add_row(*(Text(cell) for cell in row))
-    _print(table)
+    _print(table, fitted.width + RIM)
     sys.stdout.write("\n")
+    return fitted.left_out
+
+
+def left_out_note(titles: Sequence[str]) -> list[tuple[str, str]]:
+    """What to say of columns that found no room."""
+    if not titles:
+        return []
+    return [("left out", f"{', '.join(titles)}: --format json or a wider terminal has them")]
 
 
 def draw_notes(notes: Sequence[tuple[str, str]]) -> None:
@@ -139,11 +113,24 @@ def draw_notes(notes: Sequence[tuple[str, str]]) -> None:
     _print(grid)
 
 
-def _print(drawing: RenderableType) -> None:
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+
+
+def _print(drawing: RenderableType, least: int = 0) -> None:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    seen = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout,
+        width=max(_width(), least),
+        force_terminal=seen,
+        # Without colours rich would still write bold and dim.
+        color_system="auto" if seen and not os.environ.get("NO_COLOR") else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     with console.capture() as captured:
         console.print(drawing)
     lines = [line.rstrip() for line in captured.get().splitlines()]

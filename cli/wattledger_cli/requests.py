@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wattledger.errors import InputError
 from wattledger.records import UJ_PER_J
 from wattledger_cli import pricing, selection
 from wattledger_cli.figures import CARBON_G, COUNT, ENERGY_J
 from wattledger_cli.options import Options, options_of
-from wattledger_cli.output import draw_notes, draw_table, emit, note, numbers, warn, words
+from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note, warn
+from wattledger_cli.tables import numbers, words
 
 if TYPE_CHECKING:
     from wattledger.statement.requests import RequestsStatement
@@ -21,7 +23,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 SHORT_ID = 16
 
-Limit = Annotated[int, typer.Option(metavar="N", min=1, help="How many to show.")]
+Limit = Annotated[str, typer.Option(metavar="N", help="How many to show.")]
+DEFAULT_LIMIT = "20"
+
+
+def parse_limit(text: str) -> int:
+    """The number that --limit gives; raises InputError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"--limit {text!r}: give a whole number of 1 or more")
+    return int(text)
 
 
 @app.command()
@@ -40,7 +50,7 @@ def requests(
     engine: selection.Engine = None,
     model: selection.Model = None,
     request: selection.Request = None,
-    limit: Limit = 20,
+    limit: Limit = DEFAULT_LIMIT,
     zone: pricing.Zone = None,
     intensity: pricing.Intensity = None,
     pue: pricing.Pue = None,
@@ -52,12 +62,13 @@ def requests(
     Example: wattledger requests --last 90m --job chat --limit 5
     """
     options = options_of(context)
+    shown = parse_limit(limit)
     span = selection.span(from_=from_, to=to, last=last, day=day, month=month, tz=tz)
     filters = selection.choose(
         host=host, job=job, workload=workload, engine=engine, model=model, request=request
     )
     price = pricing.prices(options, zone, intensity, pue)
-    show_requests(options, span.window, filters, limit, price)
+    show_requests(options, span.window, filters, shown, price)
 
 
 def show_requests(
@@ -103,21 +114,22 @@ def _draw(statement: RequestsStatement) -> None:
         words("request", [_short(line.finish.request) for line in lines]),
         words("job", [line.finish.job for line in lines]),
         numbers("prompt", COUNT, [line.finish.prompt_tokens for line in lines]),
-        numbers("cached", COUNT, [line.finish.cached_tokens for line in lines]),
+        numbers("cached", COUNT, [line.finish.cached_tokens for line in lines], spare=2),
         numbers("output", COUNT, [line.finish.decode_tokens for line in lines]),
         *(
-            numbers(title, ENERGY_J, [row[at] for row in energies], peers=peers)
+            numbers(title, ENERGY_J, [row[at] for row in energies], peers=peers, spare=at and 1)
             for at, title in enumerate(("energy", "prefill", "decode"))
         ),
     ]
     if any(value is not None for value in grams):
         columns.append(numbers("operat.", CARBON_G, grams, suffix="CO2e"))
-    draw_table(columns)
+    left_out = draw_table(columns)
     methods = sorted({f"{line.quality} ({line.method})" for line in lines})
     draw_notes(
         (
             window_note(statement.window),
             ("shown", f"{len(lines)} of {statement.found:,} finished requests, costliest first"),
             *([("energy", ", ".join(methods))] if methods else []),
+            *left_out_note(left_out),
         )
     )

@@ -17,7 +17,8 @@ from wattledger_cli.figures import (
     share,
     shares,
 )
-from wattledger_cli.output import Column, draw_notes, draw_table, numbers, words
+from wattledger_cli.output import draw_notes, draw_table, left_out_note
+from wattledger_cli.tables import Cells, Column, numbers, words
 
 if TYPE_CHECKING:
     from wattledger.statement.carbon import CarbonStatement
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from wattledger_cli.figures import Quantity
 
 Value = Callable[["Totals"], float | None]
+
+# Their ends tell them apart, so that they are never cut.
+_PERIODS = {"hour", "day", "month"}
+# What a narrow terminal goes without, the highest first.
+_PER_TOKEN, _HALVES, _PARTS, _TOKENS = 4, 3, 2, 1
 
 
 def draw_carbon(statement: CarbonStatement) -> None:
@@ -38,20 +44,23 @@ def draw_carbon(statement: CarbonStatement) -> None:
         lambda x: x.carbon_gco2e,
     )
     peers = [value for of in carbon for value in table.values(of)]
-    draw_table(
+    left_out = draw_table(
         (
             *table.keys(),
             table.numbers("energy", ENERGY_J, _energy_j),
             *table.tokens(("tokens", lambda x: x.tokens)),
             *(
-                table.numbers(title, CARBON_G, of, peers=peers, suffix="CO2e")
-                for title, of in zip(("operat.", "embodied", "carbon"), carbon, strict=True)
+                table.numbers(title, CARBON_G, of, peers=peers, suffix="CO2e", spare=spare)
+                for title, of, spare in zip(
+                    ("operat.", "embodied", "carbon"), carbon, (_PARTS, _PARTS, 0), strict=True
+                )
             ),
             *table.per_token(),
         ),
         totals=bool(statement.groups),
     )
-    draw_notes((*_about(statement), *_priced(statement), *_known(statement)))
+    told = [*_about(statement), *_priced(statement), *_known(statement)]
+    draw_notes((*told, *_parts(statement, left_out), *left_out_note(left_out)))
 
 
 def draw_usage(statement: UsageStatement) -> None:
@@ -63,12 +72,14 @@ def draw_usage(statement: UsageStatement) -> None:
         lambda x: x.amounts.dynamic_uj / UJ_PER_J,
     )
     peers = [value for of in energies for value in table.values(of)]
-    draw_table(
+    left_out = draw_table(
         (
             *table.keys(),
             *(
-                table.numbers(title, ENERGY_J, of, peers=peers)
-                for title, of in zip(("energy", "static", "dynamic"), energies, strict=True)
+                table.numbers(title, ENERGY_J, of, peers=peers, spare=spare)
+                for title, of, spare in zip(
+                    ("energy", "static", "dynamic"), energies, (0, _HALVES, _HALVES), strict=True
+                )
             ),
             *table.tokens(
                 ("prefill", lambda x: x.amounts.prefill_tokens),
@@ -78,7 +89,7 @@ def draw_usage(statement: UsageStatement) -> None:
         ),
         totals=bool(statement.groups),
     )
-    draw_notes((*_about(statement), *_known(statement)))
+    draw_notes((*_about(statement), *_known(statement), *left_out_note(left_out)))
 
 
 class _Table:
@@ -95,7 +106,12 @@ class _Table:
     def keys(self) -> list[Column]:
         names = list(self._groups[0].by) if self._groups else []
         return [
-            words(name, [group.by[name] for group in self._groups], "" if at else "total")
+            words(
+                name,
+                [group.by[name] for group in self._groups],
+                "" if at else "total",
+                holds=Cells.WHOLE if name in _PERIODS else Cells.LABELS,
+            )
             for at, name in enumerate(names)
         ]
 
@@ -107,19 +123,20 @@ class _Table:
         *,
         peers: Sequence[float | None] = (),
         suffix: str = "",
+        spare: int = 0,
     ) -> Column:
-        values = self.values(of)
-        return numbers(title, unit, values, of(self._total), peers=peers, suffix=suffix)
+        total = of(self._total)
+        return numbers(title, unit, self.values(of), total, peers=peers, suffix=suffix, spare=spare)
 
     def tokens(self, *columns: tuple[str, Value]) -> list[Column]:
         if not self._total.tokens:
             return []
-        return [self.numbers(title, COUNT, of) for title, of in columns]
+        return [self.numbers(title, COUNT, of, spare=_TOKENS) for title, of in columns]
 
     def per_token(self) -> list[Column]:
         if not self._total.tokens:
             return []
-        return [self.numbers("per token", ENERGY_J, _j_per_token)]
+        return [self.numbers("per token", ENERGY_J, _j_per_token, spare=_PER_TOKEN)]
 
 
 def _energy_j(total: Totals) -> float:
@@ -175,6 +192,16 @@ def _priced(statement: CarbonStatement) -> list[tuple[str, str]]:
     if low_g < high_g:
         notes.append(("bounds", f"{_grams(low_g)} to {_grams(high_g)}"))
     return notes
+
+
+def _parts(statement: CarbonStatement, left_out: Sequence[str]) -> list[tuple[str, str]]:
+    """A total stands beside its two parts (accounting.md, 4.5), below the table if not in it."""
+    if "embodied" not in left_out:
+        return []
+    grams = statement.total.grams
+    return [
+        ("carbon", f"{_grams(grams.operational)} operational, {_grams(grams.embodied)} embodied")
+    ]
 
 
 def _grams(value_g: float) -> str:

@@ -1,7 +1,7 @@
 """`wattledgerd` itself: wires everything, and lives by signals.
 
-The main thread is the pipeline thread. Signals stay blocked in every thread; it takes them
-while it waits for its next turn, so that none ever interrupts a write.
+The main thread is the pipeline thread. Signals stay blocked in every thread, so that none ever
+interrupts a write; one thread takes them and hands them over between turns.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import wattledger
 from wattledger.errors import InputError, WattledgerError
@@ -120,13 +122,17 @@ class Daemon:
         with ExitStack() as stack:
             stack.enter_context(LedgerLock(ledger_file))
             self._bank.require()
+            server = SocketServer(
+                socket_path(self._config, self._environ), self._config.collect.socket_mode
+            )
+            stack.callback(server.stop)
+            # Before a ledger is made that a busy socket would leave behind.
+            server.bind()
             ledger = open_ledger(f"sqlite:{ledger_file}", writable=True, create=True)
             stack.callback(ledger.close)
             pipeline = self._recover(ledger)
-            server = self._server(pipeline, ledger_file)
             pipeline.begin()
-            server.start()
-            stack.callback(server.stop)
+            server.start(*self._services(pipeline, ledger_file))
             stack.callback(self._bank.stop)
             self._bank.start()
             _settle_memory()
@@ -159,30 +165,32 @@ class Daemon:
             zone=config.site.zone,
         )
 
-    def _server(self, pipeline: Pipeline, ledger_file: Path) -> SocketServer:
+    def _services(
+        self, pipeline: Pipeline, ledger_file: Path
+    ) -> tuple[CollectorService, NodeService]:
         clock, daemon_id = self._time.monotonic_ns, uuid.uuid4().hex
         identity = NodeIdentity(
             wattledger.__version__, daemon_id, self._host, f"sqlite:{ledger_file}", clock()
         )
-        return SocketServer(
-            socket_path(self._config, self._environ),
-            self._config.collect.socket_mode,
-            CollectorService(
-                self._sources, boot_id=self._boot_id, daemon_id=daemon_id, clock=clock
-            ),
-            NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock),
+        collector = CollectorService(
+            self._sources, boot_id=self._boot_id, daemon_id=daemon_id, clock=clock
         )
+        return collector, NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock)
 
     def _live(self, pipeline: Pipeline) -> None:
         """Take a turn a second, on absolute deadlines, until a signal says stop."""
         watched = "WATCHDOG_USEC" in self._environ
+        signals = _signals()
         next_s = time.monotonic()
         while True:
-            taken = signal.sigtimedwait(_SIGNALS, max(0.0, next_s - time.monotonic()))
-            if taken is not None and taken.si_signo == signal.SIGHUP:
+            try:
+                taken = signals.get(timeout=max(0.0, next_s - time.monotonic()))
+            except Empty:
+                taken = None
+            if taken is signal.SIGHUP:
                 self._reload(pipeline)
             elif taken is not None:
-                _LOG.info(event("stopping", signal=signal.Signals(taken.si_signo).name))
+                _LOG.info(event("stopping", signal=taken.name))
                 return
             else:
                 pipeline.turn()
@@ -217,6 +225,22 @@ class Daemon:
         for key in changed(before, config):
             if key in LIVE_KEYS:
                 _LOG.info(event("applied", key=key))
+
+
+def _signals() -> SimpleQueue[signal.Signals]:
+    """The daemon's signals as they come.
+
+    A thread waits for them without a timeout: `signal.sigtimedwait` that is interrupted (by a
+    stop and a SIGCONT) when its time is up returns what happens to lie in memory.
+    """
+    taken: SimpleQueue[signal.Signals] = SimpleQueue()
+
+    def take() -> None:
+        while True:
+            taken.put(signal.Signals(signal.sigwait(_SIGNALS)))
+
+    threading.Thread(target=take, name="signals", daemon=True).start()
+    return taken
 
 
 def _settle_memory() -> None:

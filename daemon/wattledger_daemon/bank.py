@@ -48,6 +48,7 @@ class SensorBank:
         settings = SensorSettings(
             period_s=config.sampling.period_s,
             use_period_s=config.sampling.use_period_s,
+            cpu_use_period_s=config.sampling.use_period_s,
             cpu_tdp_w=config.power.cpu_tdp_w,
         )
         off = _names(config.sensors, "off")

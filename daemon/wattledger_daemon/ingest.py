@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from wattledger_daemon.batches import BadBatchError, check_batch
 from wattledger_daemon.sources import BusyError, Sources
-from wattledger_proto.v1 import collect_pb2, collect_pb2_grpc
+from wattledger_proto.v1 import collect_pb2
+
+_SERVICE = collect_pb2.DESCRIPTOR.services_by_name["Collector"]
 
 
-class CollectorService(collect_pb2_grpc.CollectorServicer):
+class CollectorService:
     """`wattledger.v1.Collector`: refuses what is malformed and queues the rest."""
 
     def __init__(
@@ -26,16 +29,29 @@ class CollectorService(collect_pb2_grpc.CollectorServicer):
         self._daemon_id = daemon_id
         self._clock = clock
 
-    def Push(  # noqa: N802 - named by the generated base class
-        self, request: collect_pb2.Batch, context: grpc.ServicerContext
-    ) -> collect_pb2.Receipt:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service as a gRPC server takes it.
+
+        Batches come as bytes: what gRPC itself cannot parse it would answer INTERNAL, which asks
+        for the same again, with a traceback in the log each time.
+        """
+        push: grpc.RpcMethodHandler[bytes, collect_pb2.Receipt] = (
+            grpc.unary_unary_rpc_method_handler(
+                self.push, response_serializer=collect_pb2.Receipt.SerializeToString
+            )
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE.full_name, {"Push": push})
+
+    def push(self, message: bytes, context: grpc.ServicerContext) -> collect_pb2.Receipt:
         """Queue a batch and say how far this source's batches are on disk.
 
         Ends the call with INVALID_ARGUMENT for a malformed batch, which must not be sent
         again, and with UNAVAILABLE where the daemon cannot keep up.
         """
         now_ns = self._clock()
+        request = collect_pb2.Batch()
         try:
+            _parse(request, message)
             check_batch(request, boot_id=self._boot_id, now_ns=now_ns)
             committed = self._sources.take(request, now_ns)
         except BadBatchError as error:
@@ -44,3 +60,11 @@ class CollectorService(collect_pb2_grpc.CollectorServicer):
         except BusyError as error:
             context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return collect_pb2.Receipt(daemon_id=self._daemon_id, committed_sequence=committed)
+
+
+def _parse(batch: collect_pb2.Batch, message: bytes) -> None:
+    try:
+        batch.ParseFromString(message)
+    except DecodeError as error:
+        batch.Clear()
+        raise BadBatchError(f"message of {len(message)} bytes is no Batch: {error}") from error

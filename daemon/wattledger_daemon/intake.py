@@ -26,11 +26,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Engine events that came twice, or were dropped by their source, noticed at `t_ns`."""
+    """Engine events that came twice, or were dropped by their source, noticed at `t_ns`.
+
+    `dropped_total` is all that `source` has said to have dropped so far, this count included.
+    """
 
     t_ns: int
     duplicates: int = 0
     dropped: int = 0
+    source: str = ""
+    dropped_total: int = 0
 
 
 Item = Evidence | Delivery | Count

@@ -3,7 +3,7 @@
 clock    the clock from here on, JSON; the first entry of every run
 trace    evidence, one line of the trace format each
 batch    an engine's batch as it came, a serialized `collect.Batch`
-count    engine events seen twice or dropped, JSON
+count    engine events seen twice or dropped, JSON, with their source's total
 booked   a page is on disk, `Accountant.booked`
 sources  how far each source has come, `Sources.dump`
 """

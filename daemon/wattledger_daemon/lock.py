@@ -12,11 +12,15 @@ from wattledger.errors import UnreachableError
 
 
 class LedgerLock:
-    """Holds `<ledger>.lock` as long as it is entered; the kernel lets go of it at any death."""
+    """Holds `<ledger>.lock` as long as it is entered; the kernel lets go of it at any death.
+
+    The lock lies beside the file itself, wherever links to it lie.
+    """
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
-        self._path = ledger.with_name(f"{ledger.name}.lock")
+        file = Path(os.path.realpath(ledger))
+        self._path = file.with_name(f"{file.name}.lock")
         self._descriptor = -1
 
     def __enter__(self) -> Self:

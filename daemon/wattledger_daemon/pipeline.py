@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from wattledger.errors import UnreachableError
 from wattledger.records import NS_PER_S, Evidence, Page, Process
+from wattledger.store.connection import LedgerLostError
 from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.trace import TraceHeader, encode
 from wattledger_daemon import journal
@@ -92,7 +93,11 @@ class Pipeline:
         self._ledger.append(self._boot_id, [journal.clock_entry(self._clock_entry, now_ns)])
 
     def turn(self) -> None:
-        """Take in, book and tidy; a failing ledger is told once and tried again next time."""
+        """Take in, book and tidy; a failing ledger is told once and tried again next time.
+
+        Raises LedgerLostError where the ledger is gone for good: what it had acknowledged is
+        lost with it, and no more may be.
+        """
         now_ns = self._time.monotonic_ns()
         try:
             self._take_in(now_ns)
@@ -108,7 +113,10 @@ class Pipeline:
         )
 
     def finish(self) -> None:
-        """Take in what is left and book up to now, a last partial window included."""
+        """Take in what is left and book up to now, a last partial window included.
+
+        Raises as `turn`.
+        """
         now_ns = self._time.monotonic_ns()
         try:
             self._take_in(now_ns)
@@ -163,7 +171,7 @@ class Pipeline:
                 observe(item)
         for count in haul.counts:
             self._accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
-        self._sources.commit(haul.deliveries)
+        self._sources.commit(haul.deliveries, haul.counts)
         self._health.saw(haul.evidence)
 
     def _publish(self, haul: _Haul, lines: list[str]) -> None:
@@ -226,6 +234,9 @@ class Pipeline:
         self._ledger.trim(self._boot_id, now_ns - self._kept_ns)
 
     def _failed(self, error: UnreachableError) -> None:
+        if isinstance(error, LedgerLostError):
+            _LOG.error(event("ledger_lost", reason=error))
+            raise error
         if not self._failing:
             self._failing = True
             _LOG.error(event("ledger_failing", reason=error))

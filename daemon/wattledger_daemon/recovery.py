@@ -149,11 +149,12 @@ class _Fold:
                 for engine_event in events_of(batch):
                     accountant.observe(engine_event)
                 if self.sources is not None:
-                    dropped_events = batch.dropped_events
-                    self.sources.restore(batch.source, batch.sequence, dropped_events, entry.t_ns)
+                    self.sources.restore(batch.source, batch.sequence, 0, entry.t_ns)
             case Kind.COUNT:
                 count = journal.read_count(entry.body)
                 accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
+                if self.sources is not None and count.source:
+                    self.sources.restore(count.source, 0, count.dropped_total, count.t_ns)
             case Kind.BOOKED:
                 accountant.restore(entry.body.decode())
             case Kind.SOURCES if self.sources is not None:

@@ -20,7 +20,7 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger.store import open_ledger
+from wattledger.store import book_into
 from wattledger.trace import Trace, encode, read_trace
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
@@ -44,11 +44,8 @@ def replay_file(path: Path, ledger_url: str, window_s: int = 5) -> ReplaySummary
     """
     trace = read_trace(path)
     pages = replay(trace, window_s)
-    store = open_ledger(ledger_url, writable=True, create=True)
-    try:
+    with book_into(ledger_url) as store:
         changed = store.book_all(pages)
-    finally:
-        store.close()
     return ReplaySummary(
         lines=trace.lines,
         pages=len(pages),

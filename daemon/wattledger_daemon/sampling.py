@@ -42,7 +42,8 @@ class SensorState(StrEnum):
 class Source:
     """What a runner drives: energy sensors and use sensors under one face.
 
-    `open` and `poll` may raise `Absent`, `Denied` or anything.
+    `open` and `poll` may raise `Absent`, `Denied` or anything. With `last_word` it is polled once
+    more when it is stopped: what it tells reaches back to the poll before.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Source:
     open: Callable[[], tuple[Device, ...]]
     poll: Callable[[], Polled]
     close: Callable[[], None]
+    last_word: bool = False
 
     @classmethod
     def of(cls, sensor: Sensor) -> Source:
@@ -59,7 +61,7 @@ class Source:
     @classmethod
     def of_use(cls, sensor: UseSensor, poll: Callable[[], Polled]) -> Source:
         """A use sensor as a source, its `sample` wrapped by `poll`; it has nothing to open."""
-        return cls(sensor.name, sensor.period_s, tuple, poll, sensor.close)
+        return cls(sensor.name, sensor.period_s, tuple, poll, sensor.close, last_word=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class SensorRunner:
             else:
                 wait_s = min(max(2 * wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
                 next_ns = now_ns + int(wait_s * NS_PER_S)
+        if self._source.last_word and self._state is SensorState.RUNNING:
+            self.tick()
         self.close()
 
     def _pause(self, seconds: float) -> bool:

@@ -15,7 +15,7 @@ import grpc
 from wattledger.errors import UnreachableError
 from wattledger_daemon.ingest import CollectorService
 from wattledger_daemon.node_service import NodeService
-from wattledger_proto.v1 import collect_pb2_grpc, node_pb2_grpc
+from wattledger_proto.v1 import node_pb2_grpc
 
 _THREADS = 4
 _MAX_MESSAGE_BYTES = 4 << 20
@@ -26,35 +26,26 @@ _GRACE_S = 0.5
 class SocketServer:
     """Serves `Collector` and `Node` on a Unix socket that only `mode` may open."""
 
-    def __init__(
-        self, path: Path, mode: int, collector: CollectorService, node: NodeService
-    ) -> None:
+    def __init__(self, path: Path, mode: int) -> None:
         self._path = path
         self._mode = mode
+        self._bound: tuple[int, int] | None = None
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
             options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)],
             maximum_concurrent_rpcs=_MAX_RPCS,
         )
-        collect_pb2_grpc.add_CollectorServicer_to_server(collector, self._server)
-        node_pb2_grpc.add_NodeServicer_to_server(node, self._server)
 
-    def start(self) -> None:
-        """Bind and serve.
+    def bind(self) -> None:
+        """Take the socket; calls wait until `start`.
 
         A socket that nobody answers is a dead daemon's and is removed. Raises UnreachableError
         where somebody answers, the path is no socket, or it cannot be bound.
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._clear()
-            # Private from its first moment: gRPC itself would create it for everybody.
-            umask = os.umask(0o177)
-            try:
-                self._server.add_insecure_port(f"unix:{quote(str(self._path))}")
-            finally:
-                os.umask(umask)
-            self._path.chmod(self._mode)
+            self._refuse_taken()
+            self._bound = self._bind()
         except OSError as error:
             raise UnreachableError(
                 f"{self._path}: {error.strerror}: mend its folder or set collect.socket"
@@ -63,14 +54,42 @@ class SocketServer:
             raise UnreachableError(
                 f"{self._path}: cannot bind the socket: mend its folder or set collect.socket"
             ) from error
+
+    def start(self, collector: CollectorService, node: NodeService) -> None:
+        """Answer calls, those that wait first."""
+        self._server.add_generic_rpc_handlers((collector.handler(),))
+        node_pb2_grpc.add_NodeServicer_to_server(node, self._server)
         self._server.start()
 
     def stop(self) -> None:
-        """Answer no more calls, give running ones a moment, and remove the socket."""
+        """Remove the socket unless it is another's by now, and give running calls a moment."""
+        bound, self._bound = self._bound, None
+        # While ours is open no other file can be given its inode number.
+        with suppress(OSError):
+            if bound == _identity(self._path):
+                self._path.unlink()
         self._server.stop(_GRACE_S).wait(2 * _GRACE_S)
-        self._path.unlink(missing_ok=True)
 
-    def _clear(self) -> None:
+    def _bind(self) -> tuple[int, int]:
+        """Bind under another name and move it into place; returns which file it is.
+
+        gRPC removes, as it stops, whatever lies where it bound.
+        """
+        # No longer than the path itself, which may be as long as a socket's may be.
+        name = self._path.name
+        aside = self._path.with_name(name[:-1] + ("-" if name.endswith("~") else "~"))
+        # Private from its first moment: gRPC itself would create it for everybody.
+        umask = os.umask(0o177)
+        try:
+            self._server.add_insecure_port(f"unix:{quote(str(aside))}")
+        finally:
+            os.umask(umask)
+        aside.chmod(self._mode)
+        bound = _identity(aside)
+        aside.rename(self._path)
+        return bound
+
+    def _refuse_taken(self) -> None:
         try:
             mode = self._path.lstat().st_mode
         except FileNotFoundError:
@@ -85,8 +104,12 @@ class SocketServer:
             try:
                 caller.connect(str(self._path))
             except ConnectionRefusedError:
-                self._path.unlink()
                 return
         raise UnreachableError(
             f"{self._path}: another daemon answers there: stop it or set another collect.socket"
         )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino

@@ -22,6 +22,13 @@ from wattledger_proto.v1 import collect_pb2
 
 _LOG = logging.getLogger(__name__)
 MAX_SOURCES = 1024
+MAX_STRANGERS = 256
+FORGETTABLE_NS = 600 * NS_PER_S
+"""A reporter calls every few seconds as long as its process lives: one silent for so long is gone,
+and may give its place to another. Should it come back after all, it goes on where it was, but
+what it had dropped before is counted again."""
+
+_OTHERS = "(others)"
 _IDLE_NS = 60 * NS_PER_S
 _GAP_NS = 10 * NS_PER_S
 
@@ -35,6 +42,7 @@ class _Source:
     received: int = 0
     committed: int = 0
     dropped_events: int = 0
+    dropped_committed: int = 0
     duplicates: int = 0
     refused: int = 0
     gap_since_ns: int | None = None
@@ -59,6 +67,9 @@ class Sources:
         self._proc_root = proc_root
         self._lock = threading.Lock()
         self._sources: dict[str, _Source] = {}
+        # Refused batches of those who never sent a good one, by the name they gave.
+        self._strangers: dict[str, int] = {}
+        self._full = False
 
     def take(self, batch: collect_pb2.Batch, now_ns: int) -> int:
         """Queue a checked batch unless it was seen before; returns the committed sequence.
@@ -78,21 +89,32 @@ class Sources:
             return source.committed
 
     def refuse(self, name: str, why: str) -> None:
-        """Count a malformed batch; told at the first one of each source."""
+        """Count a malformed batch; told at the first one of each source.
+
+        A name that never sent a good batch takes no place among the sources; beyond so many,
+        such names are counted and told as one.
+        """
+        name = name[:MAX_TEXT]
         with self._lock:
             source = self._sources.get(name)
-            if source is None:
-                if len(name) > MAX_TEXT or len(self._sources) >= MAX_SOURCES:
-                    return
-                source = self._sources[name] = _Source()
-            source.refused += 1
-            first = source.refused == 1
+            if source is not None:
+                source.refused += 1
+                first = source.refused == 1
+            else:
+                if name not in self._strangers and len(self._strangers) >= MAX_STRANGERS:
+                    name = _OTHERS
+                first = name not in self._strangers
+                self._strangers[name] = self._strangers.get(name, 0) + 1
         if first:
             _LOG.warning(event("batch_refused", source=name, reason=why))
 
-    def commit(self, deliveries: Iterable[Delivery]) -> None:
-        """Note that these batches are on disk: from now on they are acknowledged."""
+    def commit(self, deliveries: Iterable[Delivery], counts: Iterable[Count] = ()) -> None:
+        """Note that these are on disk: from now on the batches are acknowledged."""
         with self._lock:
+            for count in counts:
+                source = self._sources.get(count.source)
+                if source is not None:
+                    source.dropped_committed = max(source.dropped_committed, count.dropped_total)
             for delivery in deliveries:
                 source = self._sources.get(delivery.source)
                 if source is not None:
@@ -123,6 +145,7 @@ class Sources:
             for name, source in list(self._sources.items()):
                 if source.last_ns < now_ns - MAX_AGE_NS:
                     del self._sources[name]
+            self._full = self._full and len(self._sources) >= MAX_SOURCES
 
     # ------------------------------------------------------------------- recovery
 
@@ -131,9 +154,9 @@ class Sources:
         with self._lock:
             return json.dumps(
                 {
-                    name: [source.committed, source.dropped_events, source.last_ns]
+                    name: [source.committed, source.dropped_committed, source.last_ns]
                     for name, source in self._sources.items()
-                    if source.committed
+                    if source.committed or source.dropped_committed
                 }
             )
 
@@ -143,11 +166,12 @@ class Sources:
             self.restore(name, committed, dropped_events, last_ns)
 
     def restore(self, name: str, sequence: int, dropped_events: int, last_ns: int) -> None:
-        """Note that a source's batches up to `sequence` are on disk."""
+        """Note that a source's batches up to `sequence`, and so many drops, are on disk."""
         with self._lock:
             source = self._sources.setdefault(name, _Source())
             source.received = source.committed = max(source.committed, sequence)
             source.dropped_events = max(source.dropped_events, dropped_events)
+            source.dropped_committed = source.dropped_events
             source.last_ns = max(source.last_ns, last_ns)
 
     # -------------------------------------------------------------------- inside
@@ -156,10 +180,20 @@ class Sources:
         source = self._sources.get(name)
         if source is None:
             if len(self._sources) >= MAX_SOURCES:
-                raise BusyError(f"{MAX_SOURCES} sources report already")
-            source = self._sources[name] = _Source()
+                self._make_room(now_ns)
+            source = self._sources[name] = _Source(refused=self._strangers.pop(name, 0))
         source.last_ns = now_ns
         return source
+
+    def _make_room(self, now_ns: int) -> None:
+        """Forget whoever has been silent for longest; raises BusyError where nobody has."""
+        name, source = min(self._sources.items(), key=lambda item: item[1].last_ns)
+        if source.last_ns > now_ns - FORGETTABLE_NS or source.committed < source.received:
+            if not self._full:
+                self._full = True
+                _LOG.error(event("sources_full", sources=len(self._sources), refused="any other"))
+            raise BusyError(f"{MAX_SOURCES} sources report already")
+        del self._sources[name]
 
     def _introduced(
         self, source: _Source, batch: collect_pb2.Batch, now_ns: int
@@ -242,8 +276,11 @@ class Sources:
 
     def _note(self, source: _Source, batch: collect_pb2.Batch, now_ns: int) -> None:
         dropped = batch.dropped_events - source.dropped_events
-        if dropped > 0 and self._intake.offer([Count(now_ns, dropped=dropped)]):
-            source.dropped_events = batch.dropped_events
+        if dropped > 0:
+            total = batch.dropped_events
+            count = Count(now_ns, dropped=dropped, source=batch.source, dropped_total=total)
+            if self._intake.offer([count]):
+                source.dropped_events = total
         source.health = EngineHealth(
             batch.engine.engine,
             batch.engine.kind,

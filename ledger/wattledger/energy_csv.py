@@ -11,7 +11,8 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
@@ -49,6 +50,7 @@ OPTIONAL = (
     "device_s",
     "quality",
 )
+NAMES = ("host", "device", "device_model", "workload", "job", "engine", "model")
 METHOD = "imported"
 # Stores hold and sum signed 64-bit integers, so that one cell must leave room for the others.
 LARGEST = 2**60
@@ -74,8 +76,8 @@ def read_energy_csv(path: Path) -> EnergyFile:
     """Read and check an Energy CSV (contract.md, Files); UTF-8, with or without a BOM.
 
     Joules and seconds become microjoules and nanoseconds, each cell rounded half to even.
-    Rows with the same host, device, window and account are added together. Raises InputError
-    that names the file, the line and the mend.
+    Rows with the same host, device, window and account are added together; what overlaps by more
+    than its device time is noted. Raises InputError that names the file, the line and the mend.
     """
     text = _text(path)
     rows = _rows(path, text)
@@ -98,11 +100,35 @@ def read_energy_csv(path: Path) -> EnergyFile:
         merged[row.key] = row if earlier is None else earlier.plus(row)
     if not count:
         raise InputError(f"{path}: a header and no rows: nothing to import")
-    return EnergyFile(
-        tuple(row.entry() for row in merged.values()),
-        count,
-        _notes(path, ignored, count - len(merged)),
-    )
+    entries = tuple(row.entry() for row in merged.values())
+    notes = _notes(path, ignored, count - len(merged))
+    return EnergyFile(entries, count, (*notes, *_crowded(path, entries)))
+
+
+def _crowded(path: Path, entries: Iterable[ImportedEntry]) -> Iterator[str]:
+    """A note where rows of one device claim more of its time than they cover."""
+    devices: dict[tuple[str, str], list[Posting]] = {}
+    for entry in entries:
+        devices.setdefault((entry.host, entry.device.device), []).append(entry.posting)
+    names = [" ".join(name) for name, postings in devices.items() if _overbooked(postings)]
+    if names:
+        named = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        yield (
+            f"{path}: overlapping rows of {named} have more device time than they cover:"
+            " give each its device_s, or embodied carbon counts twice"
+        )
+
+
+def _overbooked(postings: list[Posting]) -> bool:
+    start_ns = end_ns = booked_ns = 0
+    for posting in sorted(postings, key=lambda one: one.start_ns):
+        if posting.start_ns >= end_ns:
+            start_ns, end_ns, booked_ns = posting.start_ns, posting.end_ns, 0
+        end_ns = max(end_ns, posting.end_ns)
+        booked_ns += posting.amounts.device_ns
+        if booked_ns > end_ns - start_ns:
+            return True
+    return False
 
 
 def _notes(path: Path, ignored: list[str], added: int) -> tuple[str, ...]:
@@ -118,7 +144,9 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        raise InputError(
+            f"cannot read {path}: {error.strerror}: name an Energy CSV that you may read"
+        ) from error
     body = raw.removeprefix(codecs.BOM_UTF8)
     try:
         return body.decode()
@@ -219,6 +247,7 @@ class _Cells:
     cells: Mapping[str, str]
 
     def row(self) -> _Row:
+        self._check_names()
         start_ns, end_ns = self._time("start"), self._time("end")
         if end_ns <= start_ns:
             raise self._error("end", "is not after start: a window must last")
@@ -226,6 +255,11 @@ class _Cells:
         static_uj = self._scaled("static_j", 6)
         if static_uj > energy_uj:
             raise self._error("static_j", "is above energy_j: it is a part of it")
+        device_ns = self._scaled("device_s", 9)
+        if device_ns > end_ns - start_ns:
+            raise self._error(
+                "device_s", "is longer than the row's window: name its devices one by one"
+            )
         device = Device(
             self._required("device"),
             self._choice("kind", DeviceKind, DeviceKind.GPU),
@@ -234,7 +268,7 @@ class _Cells:
         amounts = Amounts(
             static_uj,
             energy_uj - static_uj,
-            self._scaled("device_s", 9),
+            device_ns,
             self._count("prefill_tokens"),
             self._count("cached_tokens"),
             self._count("decode_tokens"),
@@ -242,6 +276,11 @@ class _Cells:
         )
         key = _Key(self._required("host"), device, start_ns, end_ns, self._account())
         return _Row(key, amounts, whole="device_s" not in self.cells)
+
+    def _check_names(self) -> None:
+        for column in NAMES:
+            if any(unicodedata.category(char) == "Cc" for char in self.cells.get(column, "")):
+                raise self._error(column, "holds a control character: take it out")
 
     def _account(self) -> Account:
         return Account(

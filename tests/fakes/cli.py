@@ -18,7 +18,13 @@ FROM = "2026-09-21T14:00:00Z"
 TO = "2026-09-21T14:00:05Z"
 WINDOW = ("--from", FROM, "--to", TO)
 _S = NS_PER_S
-_FORGOTTEN = ("WATTLEDGER_CONFIG", "WATTLEDGER_SOCKET", "WATTLEDGER_DEBUG", "XDG_RUNTIME_DIR")
+_FORGOTTEN = (
+    "WATTLEDGER_CONFIG",
+    "WATTLEDGER_SOCKET",
+    "WATTLEDGER_DEBUG",
+    "XDG_RUNTIME_DIR",
+    "NO_COLOR",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,13 @@ class Ran:
     status: int
     out: str
     err: str
+
+
+class Terminal(io.StringIO):
+    """A stdout that somebody looks at; COLUMNS says how wide it is."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @contextmanager
@@ -56,8 +69,13 @@ class Cli:
             "WATTLEDGER_CONFIG": str(config),
         }
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Ran:
-        out, err = io.StringIO(), io.StringIO()
+    def run(
+        self, *arguments: str, env: Mapping[str, str] | None = None, columns: int | None = None
+    ) -> Ran:
+        """Run a command line, on a terminal where `columns` tells its width."""
+        out, err = Terminal() if columns else io.StringIO(), io.StringIO()
+        if columns:
+            env = {"COLUMNS": str(columns), "TERM": "xterm-256color", **(env or {})}
         with (
             environment({**self.environ(), **(env or {})}),
             redirect_stdout(out),

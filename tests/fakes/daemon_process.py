@@ -20,7 +20,7 @@ path = "{folder}/ledger.db"
 [sampling]
 window_s = 1
 [collect]
-socket = "{folder}/w.sock"
+socket = "{socket}"
 [site]
 host = "h1"
 """
@@ -30,10 +30,14 @@ class DaemonProcess:
     """Starts at `with`, and is killed at its end if it still runs."""
 
     def __init__(
-        self, folder: Path, environ: Mapping[str, str] | None = None, config: str = ""
+        self,
+        folder: Path,
+        environ: Mapping[str, str] | None = None,
+        config: str = "",
+        socket: Path | None = None,
     ) -> None:
         self.folder = folder
-        self.socket = folder / "w.sock"
+        self.socket = socket or folder / "w.sock"
         self.ledger = folder / "ledger.db"
         self.config = folder / "wattledger.toml"
         self.log: list[str] = []
@@ -45,7 +49,7 @@ class DaemonProcess:
         self.write_config(config)
 
     def write_config(self, more: str) -> None:
-        self.config.write_text(CONFIG.format(folder=self.folder) + more)
+        self.config.write_text(CONFIG.format(folder=self.folder, socket=self.socket) + more)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(

@@ -94,6 +94,17 @@ class Caller:
             return error.code(), error.details() or ""
         raise AssertionError("the batch was taken")
 
+    def refused_bytes(self, message: bytes) -> tuple[grpc.StatusCode, str]:
+        """How the daemon refuses a message; an AssertionError where it does not."""
+        push: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            "/wattledger.v1.Collector/Push"
+        )
+        try:
+            push(message, timeout=10.0)
+        except grpc.RpcError as error:
+            return error.code(), error.details() or ""
+        raise AssertionError("the message was taken")
+
     def status(self) -> node_pb2.Status:
         return self._node.GetStatus(node_pb2.StatusRequest(), timeout=10.0)
 

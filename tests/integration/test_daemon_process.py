@@ -107,6 +107,59 @@ def test_killed_again_and_again_in_mid_traffic_it_loses_and_doubles_nothing(fold
         assert balanced(ledger) == max(readings) - min(readings) > 0
 
 
+def test_stopped_for_longer_than_a_turn_it_goes_on_and_loses_nothing(folder: Path) -> None:
+    with DaemonProcess(folder, owned_gpu().env()) as daemon:
+        daemon.wait_for("event=ready")
+        client = PushClient(daemon.socket)
+        for turn in range(2):
+            for number in range(20):
+                end_ns = time.monotonic_ns()
+                client.tell(f"r{turn}-{number}", end_ns - STEP_NS, end_ns)
+                client.send()
+                time.sleep(0.02)
+            daemon.signal(signal.SIGSTOP)
+            time.sleep(3.2)
+            daemon.signal(signal.SIGCONT)
+            until(lambda: client.send() and not client.uncommitted)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.exit_status() == 0
+        daemon.wait_for("event=stopping signal=SIGTERM")
+    with SqliteLedger(daemon.ledger) as ledger:
+        slices = ledger.slices(ALL_TIME).slices
+        assert sum(s.amounts.prefill_tokens for s in slices) == client.prefill_tokens
+        assert sum(s.amounts.decode_tokens for s in slices) == client.decode_tokens
+        assert sum(s.amounts.requests for s in slices) == client.requests == 40
+        readings = counters(ledger)
+        assert balanced(ledger) == max(readings) - min(readings) > 0
+
+
+def test_a_ledger_deleted_under_it_ends_it_and_the_next_one_makes_another(folder: Path) -> None:
+    client = PushClient(folder / "w.sock")
+
+    def tell(request: str) -> None:
+        client.tell(request, time.monotonic_ns() - STEP_NS, time.monotonic_ns())
+
+    with DaemonProcess(folder, owned_gpu().env()) as daemon:
+        daemon.wait_for("event=ready")
+        tell("r1")
+        until(lambda: client.send() and not client.uncommitted)
+        for path in folder.glob("ledger.db*"):
+            path.unlink()
+        tell("r2")
+        client.send()
+        assert daemon.exit_status() == 4
+        daemon.wait_for("event=ledger_lost")
+    assert daemon.log[-1].startswith(f"wattledgerd: {daemon.ledger}: deleted or replaced")
+    assert not daemon.ledger.exists()
+    with DaemonProcess(folder, owned_gpu().env()) as daemon:
+        daemon.wait_for("event=ready")
+        until(lambda: client.send() and not client.uncommitted)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.exit_status() == 0
+    with SqliteLedger(daemon.ledger) as ledger:
+        assert sum(s.amounts.requests for s in ledger.slices(ALL_TIME).slices) == 1
+
+
 def test_sigterm_books_the_last_partial_window_and_leaves_no_socket(folder: Path) -> None:
     with DaemonProcess(folder, owned_gpu().env(), "[sensors]\nnvml = 'require'\n") as daemon:
         daemon.wait_for("event=ready")
@@ -175,6 +228,30 @@ def test_a_second_daemon_on_the_ledger_is_refused(folder: Path) -> None:
         ]
         with Caller(first.socket) as caller:
             assert caller.push(a_batch(0)).daemon_id
+
+
+def test_a_second_daemon_on_a_link_to_the_ledger_is_refused(folder: Path) -> None:
+    with DaemonProcess(folder) as first:
+        first.wait_for("event=ready")
+        other = folder / "other"
+        other.mkdir()
+        (other / "ledger.db").symlink_to(first.ledger)
+        with DaemonProcess(other) as second:
+            assert second.exit_status() == 4
+    assert f"wattledgerd, pid {first.pid}, writes this ledger" in second.log[-1]
+
+
+def test_a_start_refused_for_its_socket_leaves_no_ledger(folder: Path) -> None:
+    with DaemonProcess(folder) as first:
+        first.wait_for("event=ready")
+        other = folder / "other"
+        other.mkdir()
+        with DaemonProcess(other, socket=first.socket) as second:
+            assert second.exit_status() == 4
+        with Caller(first.socket) as caller:
+            assert caller.push(a_batch(0)).daemon_id
+    assert f"{first.socket}: another daemon answers there" in second.log[-1]
+    assert not second.ledger.exists()
 
 
 def test_a_socket_that_nobody_answers_is_no_obstacle(folder: Path) -> None:

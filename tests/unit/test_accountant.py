@@ -113,6 +113,15 @@ def test_duplicates_are_counted_and_change_nothing() -> None:
     assert joules([page])["prefill"] == 100
 
 
+def test_drops_before_the_first_reading_are_counted_once() -> None:
+    accountant = an_accountant(*watt_hours(20, from_s=2))
+    accountant.count(ns(1), dropped=3)
+    pages = book(accountant, accountant.due(ns(22)))
+    assert [page.dropped for page in pages] == [3, 0]
+    accountant.observe(step(1, 3, 4, [("late", 1, 0)]))
+    assert [page.dropped for page in accountant.due(ns(22))] == [3]
+
+
 def test_finishes_stand_at_their_instant() -> None:
     finish = Finish("e", "R1", ns(2), 120, 20, 30)
     accountant = an_accountant(*watt_hours(5), step(1, 1, 2, [("R1", 100, 0)]), finish)

@@ -84,6 +84,28 @@ def test_a_bad_file_leaves_no_ledger_behind(cli: Cli, meter: Path, tmp_path: Pat
     assert not (tmp_path / "new.db").exists()
 
 
+def test_a_ledger_in_no_folder_makes_none(
+    cli: Cli, meter: Path, trace: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "not" / "there"
+    for command in (["import", "energy", str(meter)], ["replay", str(trace)]):
+        ran = cli.run(*command, "--ledger", f"sqlite:{folder / 'new.db'}")
+        assert (ran.status, ran.out) == (4, "")
+        assert f"{folder}: no such folder: mkdir -p {folder}" in ran.err
+    assert not folder.parent.exists()
+
+
+def test_a_file_that_the_ledger_refuses_leaves_none(cli: Cli, meter: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledgers" / "new.db"
+    path.parent.mkdir()
+    row = "2026-09-21T14:00:00Z,2026-09-21T14:00:05Z,h2,gpu0,1e12\n"
+    meter.write_text("start,end,host,device,energy_j\n" + row * 10)
+    ran = cli.run("import", "energy", str(meter), "--ledger", f"sqlite:{path}")
+    assert (ran.status, ran.out) == (2, "")
+    assert "exceeds 64 bits" in ran.err
+    assert not list(path.parent.iterdir())
+
+
 # --------------------------------------------------------------------------- replay
 
 

@@ -63,6 +63,12 @@ def test_without_a_command_help_is_shown(cli: Cli) -> None:
     assert cli.run() == cli.run("--help")
 
 
+def test_attach_shows_how_it_is_called(cli: Cli) -> None:
+    told = cli.run("attach", "--help").out
+    assert told.startswith("Usage: wattledger attach [OPTIONS] -- COMMAND...\n")
+    assert "<" not in told
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["carbon", "--version"]])
 def test_version(cli: Cli, arguments: list[str]) -> None:
     ran = cli.run(*arguments)
@@ -86,7 +92,8 @@ def test_version(cli: Cli, arguments: list[str]) -> None:
         (["usage", "--format", "xml"], "no format 'xml': use --format table|json|csv"),
         (["usage", "--last"], "option '--last' requires an argument"),
         (["carbon", "--pue", "much"], "invalid value for '--pue'"),
-        (["requests", "--limit", "0"], "invalid value for '--limit'"),
+        (["requests", "--limit", "0"], "--limit '0': give a whole number of 1 or more"),
+        (["jobs", "--limit", "x"], "--limit 'x': give a whole number of 1 or more"),
         (["carbon", "stray"], "unexpected extra argument"),
     ],
 )
@@ -182,6 +189,29 @@ def test_a_reader_who_leaves_is_no_fault(cli: Cli) -> None:
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout == "zone,name,year,gco2e_per_kwh\n"
+
+
+@pytest.mark.parametrize(
+    ("into", "why"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+)
+@pytest.mark.parametrize(
+    "command", ["usage --ledger {}", "grid zones --format csv", "--version", "carbon --help"]
+)
+def test_a_stdout_that_takes_nothing_is_told(
+    cli: Cli, tmp_path: Path, into: str, why: str, command: str
+) -> None:
+    words = command.format(small_ledger(tmp_path / "ledger.db"))
+    ran = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m wattledger_cli {words} --quiet {into}"],
+        env={**os.environ, **cli.environ()},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"wattledger: stdout cannot be written ({why}): ")
+    assert ran.stderr.count("\n") == 1
 
 
 def test_an_internal_fault_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from fakes.cli import FROM, TO, WINDOW, Cli, small_ledger
+from fakes.pages import GPU0, T0_NS, account, posting
+from wattledger.records import NS_PER_S, Amounts
+from wattledger.store import open_ledger
+from wattledger.store.protocol import ImportedEntry
 
 CARBON = """\
 job    activity  energy  tokens  operat.  embodied  carbon  per token
@@ -259,6 +263,13 @@ def test_jobs_costliest_first(cli: Cli, url: str) -> None:
     assert [row["hosts"] for row in rows] == ["h1", "h1"]
 
 
+def test_a_job_is_first_seen_no_earlier_than_the_window(cli: Cli, url: str) -> None:
+    late = ("--from", "2026-09-21T14:00:03Z", "--to", TO)
+    rows = cli.run("jobs", *late, "--ledger", url).out.split("window")[0]
+    assert "2026-09-21T14:00:03Z\n" in rows
+    assert "2026-09-21T14:00Z\n" in cli.run("jobs", *WINDOW, "--ledger", url).out
+
+
 def test_audit_that_balances(cli: Cli, url: str) -> None:
     ran = cli.run("audit", *WINDOW, "--ledger", url)
     assert (ran.status, ran.err) == (0, "")
@@ -283,10 +294,11 @@ def test_no_colour_where_nobody_sees_it(cli: Cli, url: str) -> None:
 
 
 def test_names_cannot_steer_a_terminal(cli: Cli, tmp_path: Path) -> None:
-    meter = tmp_path / "meter.csv"
-    meter.write_text(f"start,end,host,device,energy_j,job\n{FROM},{TO},h1,gpu0,1,evil\x1b[2J\n")
     url = f"sqlite:{tmp_path / 'evil.db'}"
-    assert cli.run("import", "energy", str(meter), "--ledger", url).status == 0
+    end_ns = T0_NS + 5 * NS_PER_S
+    evil = posting(T0_NS, end_ns, Amounts(dynamic_uj=1), to=account(job="evil\x1b[2J"))
+    with open_ledger(url, create=True) as ledger:
+        ledger.post([ImportedEntry("h1", GPU0, evil)])
     ran = cli.run("usage", *WINDOW, "--ledger", url, "--by", "job")
     assert "evil" in ran.out
     assert "\x1b" not in ran.out

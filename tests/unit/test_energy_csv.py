@@ -71,12 +71,12 @@ def test_every_column(write: Writer) -> None:
 
 def test_offsets_boms_blank_lines_and_quotes(write: Writer) -> None:
     text = (
-        "device,end,start,energy_j,host,job\r\n"
-        'gpu0,2026-10-01T03:00:00+02:00,2026-10-01 00:00:00,0,h1,"a,\nb"\r\n\r\n'
-        "gpu1,2026-10-02,2026-10-01,1e3,h1,\r\n"
+        "device,end,start,energy_j,host,job,remark\r\n"
+        'gpu0,2026-10-01T03:00:00+02:00,2026-10-01 00:00:00,0,h1,"a, b","two\nlines"\r\n\r\n'
+        "gpu1,2026-10-02,2026-10-01,1e3,h1,,\r\n"
     )
     first, second = read_energy_csv(write(codecs.BOM_UTF8 + text.encode())).entries
-    assert first.posting.account.job == "a,\nb"
+    assert first.posting.account.job == "a, b"
     assert first.posting.end_ns - first.posting.start_ns == HOUR_NS
     assert second.posting.account.job is None
     assert second.posting.amounts.energy_uj == 1_000_000_000
@@ -105,6 +105,22 @@ def test_equal_rows_are_added_and_told(write: Writer) -> None:
 def test_given_device_times_are_added(write: Writer) -> None:
     read = read_energy_csv(write(f"{HEADER},device_s\n{ROW},1\n{ROW},2.5\n"))
     assert read.entries[0].posting.amounts.device_ns == 3_500_000_000
+
+
+def crowded(write: Writer, *rows: str) -> list[str]:
+    read = read_energy_csv(write("\n".join([f"{HEADER},job,device_s", *rows])))
+    return [note for note in read.notes if "device time" in note]
+
+
+def test_overlapping_rows_with_too_much_device_time_are_noted(write: Writer) -> None:
+    late = ROW.replace("T00", "T00:30").replace(":30:00:00", ":30:00")
+    assert crowded(write, f"{ROW},a,1800", f"{ROW},b,1800") == []
+    assert crowded(write, f"{ROW},a,", f"{ROW.replace('gpu0', 'gpu1')},b,") == []
+    (note,) = crowded(write, f"{ROW},a,", f"{late},b,1")
+    assert "rows of h1 gpu0 have more device time than they cover" in note
+    # Slack of another day does not hide it.
+    spare = "2026-10-02,2026-10-03,h1,gpu0,1,a,0"
+    assert len(crowded(write, f"{ROW},a,1800", spare, f"{ROW},b,1800.5")) == 1
 
 
 def test_an_unknown_column_is_ignored_and_told(write: Writer) -> None:
@@ -138,6 +154,13 @@ REFUSED = {
     "negative tokens": (f"{HEADER},decode_tokens\n{ROW},-1\n", "decode_tokens '-1' is negative"),
     "half a token": (f"{HEADER},decode_tokens\n{ROW},0.5\n", "not a whole number"),
     "negative time": (f"{HEADER},device_s\n{ROW},-1\n", "device_s '-1' is negative"),
+    "NUL": (f"{HEADER},job\n{ROW},a\n{ROW},a\0b\n", "line 3: job 'a\\x00b' holds a control"),
+    "escape": (f"{HEADER},job\n{ROW},h\x1b[2J\n", "job 'h\\x1b[2J' holds a control"),
+    "two lines": (f'{HEADER},model\n{ROW},"a\nb"\n', "line 2: model 'a\\nb' holds a control"),
+    "long device": (
+        f"{HEADER},device_s\n{ROW},3600\n{ROW},3600.000000001\n",
+        "line 3: device_s '3600.000000001' is longer than the row's window",
+    ),
     "unknown kind": (f"{HEADER},kind\n{ROW},tpu\n", "use one of gpu, cpu, dram, node"),
     "unknown activity": (f"{HEADER},activity\n{ROW},thinking\n", "use one of prefill"),
     "unknown quality": (f"{HEADER},quality\n{ROW},good\n", "use one of measured"),
@@ -162,7 +185,7 @@ def test_not_utf8_names_the_line(write: Writer) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read .*nowhere.csv: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*nowhere.csv: No such file.*: name an"):
         read_energy_csv(tmp_path / "nowhere.csv")
 
 

@@ -25,7 +25,13 @@ from wattledger_daemon.intake import Count, Delivery, Intake
 from wattledger_daemon.node_service import NodeIdentity, NodeService
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.server import SocketServer
-from wattledger_daemon.sources import MAX_SOURCES, BusyError, Sources
+from wattledger_daemon.sources import (
+    FORGETTABLE_NS,
+    MAX_SOURCES,
+    MAX_STRANGERS,
+    BusyError,
+    Sources,
+)
 from wattledger_proto.v1 import collect_pb2
 
 S = 1_000_000_000
@@ -145,7 +151,8 @@ class World:
     def commit(self) -> list[object]:
         """What the pipeline does once a second; returns what it took."""
         items = self.intake.drain()
-        self.sources.commit(item for item in items if isinstance(item, Delivery))
+        deliveries = [item for item in items if isinstance(item, Delivery)]
+        self.sources.commit(deliveries, [item for item in items if isinstance(item, Count)])
         return list(items)
 
 
@@ -264,7 +271,10 @@ def test_dropped_events_are_counted_by_their_growth(tmp_path: Path) -> None:
     world.sources.take(batch_of(2, dropped_events=3), NOW_NS)
     world.sources.take(question(dropped_events=10), NOW_NS)
     counts = [item for item in world.commit() if isinstance(item, Count)]
-    assert counts == [Count(NOW_NS, dropped=3), Count(NOW_NS, dropped=7)]
+    assert counts == [
+        Count(NOW_NS, dropped=3, source="fake/1/1", dropped_total=3),
+        Count(NOW_NS, dropped=7, source="fake/1/1", dropped_total=10),
+    ]
 
 
 def test_a_full_queue_refuses_a_batch_whole_and_it_may_come_again(tmp_path: Path) -> None:
@@ -292,13 +302,67 @@ def test_a_restarted_daemon_knows_what_it_had(tmp_path: Path) -> None:
     assert counts == [Count(NOW_NS, duplicates=2)]
 
 
-def test_sources_are_bounded_and_the_silent_are_forgotten(tmp_path: Path) -> None:
+def test_drops_that_are_not_yet_on_disk_are_not_dumped(tmp_path: Path) -> None:
+    world, after = a_world(tmp_path), a_world(tmp_path)
+    world.sources.take(question(dropped_events=5), NOW_NS)
+    world.commit()
+    world.sources.take(question(dropped_events=8), NOW_NS)
+    after.sources.load(world.sources.dump())
+    after.sources.take(question(dropped_events=8), NOW_NS)
+    counts = [item for item in after.commit() if isinstance(item, Count)]
+    assert counts == [Count(NOW_NS, dropped=3, source="fake/1/1", dropped_total=8)]
+
+
+def test_malformed_batches_of_many_names_take_nobodys_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = a_world(tmp_path)
+    for _ in range(2):
+        for number in range(2 * MAX_SOURCES):
+            world.sources.refuse(f"junk/{number}", "sequence above")
+    assert len(caplog.records) == MAX_STRANGERS + 1
+    assert 'event=batch_refused source="(others)"' in caplog.records[-1].getMessage()
+    for number in range(MAX_SOURCES):
+        world.sources.take(question(source=f"s/{number}"), NOW_NS)
+    world.sources.refuse("s/7", "sequence above")
+    assert "source=s/7" in caplog.records[-1].getMessage()
+
+
+def test_a_new_source_takes_the_place_of_the_longest_silent(tmp_path: Path) -> None:
+    world = a_world(tmp_path, capacity=10_000)
+    for number in range(MAX_SOURCES):
+        world.sources.take(batch_of(4, source=f"s/{number}"), NOW_NS + number)
+    world.commit()
+    late_ns = NOW_NS + FORGETTABLE_NS
+    world.sources.take(question(source="new"), late_ns)
+    with pytest.raises(BusyError):
+        world.sources.take(question(source="newer"), late_ns)
+    world.commit()
+    assert world.sources.take(question(source="s/1"), late_ns) == 4
+    assert '"s/0"' not in world.sources.dump()
+    assert '"s/1"' in world.sources.dump()
+
+
+def test_a_silent_source_with_batches_on_their_way_keeps_its_place(tmp_path: Path) -> None:
+    world = a_world(tmp_path, capacity=10_000)
+    for number in range(MAX_SOURCES):
+        world.sources.take(batch_of(1, source=f"s/{number}"), NOW_NS)
+    with pytest.raises(BusyError):
+        world.sources.take(question(source="new"), NOW_NS + FORGETTABLE_NS)
+
+
+def test_sources_are_bounded_and_the_silent_are_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world = a_world(tmp_path, capacity=10_000)
     for number in range(MAX_SOURCES):
         world.sources.take(question(source=f"s/{number}"), NOW_NS)
-    world.sources.refuse("another", "sequence above")
-    with pytest.raises(BusyError):
-        world.sources.take(question(source="one more"), NOW_NS)
+    for name in ("one more", "and another"):
+        with pytest.raises(BusyError):
+            world.sources.take(question(source=name), NOW_NS)
+    assert [record.getMessage() for record in caplog.records] == [
+        'event=sources_full sources=1024 refused="any other"'
+    ]
     world.sources.forget_silent(NOW_NS + batches.MAX_AGE_NS)
     assert len(world.sources.engines()) == MAX_SOURCES
     world.sources.forget_silent(NOW_NS + batches.MAX_AGE_NS + 1)
@@ -316,6 +380,12 @@ class Served:
     socket: Path
     recorder: Recorder
     server: SocketServer
+    collector: CollectorService
+    node: NodeService
+
+    def start(self) -> None:
+        self.server.bind()
+        self.server.start(self.collector, self.node)
 
 
 def a_server(world: World, socket: Path, mode: int = 0o660) -> Served:
@@ -325,13 +395,9 @@ def a_server(world: World, socket: Path, mode: int = 0o660) -> Served:
     recorder = Recorder()
     identity = NodeIdentity("0.1.0", "d1", "h1", "sqlite:/l.db", NOW_NS - 5 * S)
     snapshot = Snapshot(NOW_NS, queue_depth=3, windows_booked=9)
-    server = SocketServer(
-        socket,
-        mode,
-        CollectorService(world.sources, boot_id=BOOT_ID, daemon_id="d1", clock=clock),
-        NodeService(identity, lambda: snapshot, recorder, clock),
-    )
-    return Served(world, socket, recorder, server)
+    collector = CollectorService(world.sources, boot_id=BOOT_ID, daemon_id="d1", clock=clock)
+    node = NodeService(identity, lambda: snapshot, recorder, clock)
+    return Served(world, socket, recorder, SocketServer(socket, mode), collector, node)
 
 
 @pytest.fixture
@@ -344,7 +410,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def served(tmp_path: Path, folder: Path) -> Iterator[Served]:
     served = a_server(a_world(tmp_path), folder / "run" / "w.sock")
-    served.server.start()
+    served.start()
     yield served
     served.server.stop()
 
@@ -377,7 +443,7 @@ def test_push_says_unavailable_where_the_daemon_cannot_keep_up(
     tmp_path: Path, folder: Path
 ) -> None:
     served = a_server(a_world(tmp_path, capacity=1), folder / "w.sock")
-    served.server.start()
+    served.start()
     with Caller(served.socket) as caller:
         assert caller.refused(batch_of(1))[0] is grpc.StatusCode.UNAVAILABLE
     served.server.stop()
@@ -432,7 +498,8 @@ def test_the_socket_is_private_as_configured_and_goes_with_the_server(served: Se
 def test_a_second_server_is_refused_and_the_first_goes_on(served: Served, tmp_path: Path) -> None:
     second = a_server(a_world(tmp_path), served.socket)
     with pytest.raises(UnreachableError, match="another daemon answers there"):
-        second.server.start()
+        second.server.bind()
+    second.server.stop()
     with Caller(served.socket) as caller:
         assert caller.push(question()).daemon_id == "d1"
 
@@ -442,7 +509,7 @@ def test_a_dead_daemons_socket_is_replaced(tmp_path: Path, folder: Path) -> None
     with sockets.socket(sockets.AF_UNIX) as dead:
         dead.bind(str(path))
     served = a_server(a_world(tmp_path), path)
-    served.server.start()
+    served.start()
     with Caller(path) as caller:
         assert caller.push(question()).daemon_id == "d1"
     served.server.stop()
@@ -452,5 +519,55 @@ def test_a_file_in_the_sockets_place_is_not_touched(tmp_path: Path, folder: Path
     path = folder / "w.sock"
     path.write_text("precious")
     with pytest.raises(UnreachableError, match="is not a socket: set another"):
-        a_server(a_world(tmp_path), path).server.start()
+        a_server(a_world(tmp_path), path).server.bind()
     assert path.read_text() == "precious"
+
+
+def test_a_stopped_server_leaves_the_socket_that_another_has_bound_since(
+    tmp_path: Path, folder: Path
+) -> None:
+    path = folder / "w.sock"
+    first, second = (a_server(a_world(tmp_path), path) for _ in range(2))
+    first.start()
+    path.unlink()
+    second.start()
+    first.server.stop()
+    with Caller(path) as caller:
+        assert caller.push(question()).daemon_id == "d1"
+    second.server.stop()
+    assert list(folder.iterdir()) == []
+
+
+def test_calls_wait_from_the_moment_the_socket_is_bound(tmp_path: Path, folder: Path) -> None:
+    served = a_server(a_world(tmp_path), folder / "w.sock")
+    served.server.bind()
+    with pytest.raises(UnreachableError, match="another daemon answers there"):
+        a_server(a_world(tmp_path), served.socket).server.bind()
+    served.server.start(served.collector, served.node)
+    with Caller(served.socket) as caller:
+        assert caller.push(question()).daemon_id == "d1"
+    served.server.stop()
+
+
+@pytest.mark.parametrize("name", ["w", "~", "w~", "s" * 90])
+def test_a_socket_may_have_any_name(tmp_path: Path, folder: Path, name: str) -> None:
+    served = a_server(a_world(tmp_path), folder / name)
+    served.start()
+    assert [path.name for path in folder.iterdir()] == [name]
+    with Caller(served.socket) as caller:
+        assert caller.push(question()).daemon_id == "d1"
+    served.server.stop()
+
+
+def test_a_message_that_is_no_batch_is_refused_and_told_once(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Caller(served.socket) as caller:
+        for _ in range(3):
+            code, details = caller.refused_bytes(b"\xff" * 40)
+        assert caller.push(question()).daemon_id == "d1"
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("message of 40 bytes is no Batch")
+    assert [record.getMessage().split(" reason=")[0] for record in caplog.records] == [
+        'event=batch_refused source=""'
+    ]

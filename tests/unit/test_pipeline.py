@@ -25,6 +25,7 @@ from wattledger.records import (
     StaticBasis,
     UseRecord,
 )
+from wattledger.store.connection import LedgerLostError
 from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.store.sqlite import SqliteLedger
 from wattledger.trace import TraceHeader, decode
@@ -273,6 +274,49 @@ def test_counts_survive_a_crash(tmp_path: Path) -> None:
     world = World(world.ledger, time, tmp_path)
     world.run(1020)
     assert world.ledger.books(*ALL_TIME).duplicates == 2
+
+
+def test_what_a_source_dropped_is_counted_once_across_crashes(tmp_path: Path) -> None:
+    time = FakeTime(1000 * S)
+    world = begin(tmp_path, time=time)
+
+    def dropped(total: int, sequence: int = 0) -> None:
+        batch = a_batch(sequence, boot_id=BOOT_ID, sent_ns=time.now_ns, pids=[41])
+        batch.dropped_events = total
+        world.sources.take(batch, time.now_ns)
+
+    world.run(1001)
+    dropped(3)
+    world.run(1002)
+    world = World(world.ledger, time, tmp_path)
+    dropped(3)
+    dropped(5, sequence=1)
+    world.run(1003)
+    # Died before this one was on disk.
+    dropped(9, sequence=2)
+    world = World(world.ledger, time, tmp_path)
+    dropped(9, sequence=2)
+    world.run(1900)
+    world = World(world.ledger, time, tmp_path)
+    dropped(9)
+    world.run(1920)
+    assert world.ledger.books(*ALL_TIME).dropped == 9
+
+
+def test_a_ledger_that_is_gone_ends_the_daemon_and_acknowledges_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = begin(tmp_path)
+    world.run(1001)
+    for path in tmp_path.glob("ledger.db*"):
+        path.unlink()
+    world.push(1, 1001.1, 1001.9)
+    for end in (world.pipeline.turn, world.pipeline.finish):
+        with pytest.raises(LedgerLostError, match="deleted or replaced while in use"):
+            end()
+    assert world.committed() == 0
+    assert caplog.text.count("event=ledger_lost") == 2
+    assert not list(tmp_path.glob("ledger.db*"))
 
 
 def test_another_boots_journal_is_booked_and_forgotten(tmp_path: Path) -> None:

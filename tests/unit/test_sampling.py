@@ -10,7 +10,15 @@ import pytest
 
 from fakes.daemon_parts import FakeSensor
 from wattledger.errors import InputError
-from wattledger.records import CounterReading, Device, DeviceKind, Evidence, StaticBasis
+from wattledger.records import (
+    CounterReading,
+    Device,
+    DeviceKind,
+    Evidence,
+    Process,
+    StaticBasis,
+    UseRecord,
+)
 from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault
 from wattledger_daemon.bank import SensorBank
 from wattledger_daemon.config import DaemonConfig, SensorsConfig
@@ -186,6 +194,48 @@ def test_failures_are_tried_again_later_and_later() -> None:
     sensor = FakeSensor([GPU0], [OSError("bus")] * 9)
     SensorRunner(Source.of(sensor), Sink(), clock=lambda: 0, wait=wait).run()
     assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+class FakeUse:
+    """A use sensor that counts its samples."""
+
+    name = "use"
+    period_s = 1.0
+
+    def __init__(self, answers: Sequence[object]) -> None:
+        self.told: list[str] = []
+        self._answers = list(answers)
+
+    def sample(self) -> list[UseRecord | Process]:
+        self.told.append("sample")
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return [UseRecord("cpu0", len(self.told) - 1, len(self.told), ())]
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([None] * 3, ["sample", "sample", "sample", "close"]),
+        ([None, OSError("gone")], ["sample", "sample", "close"]),
+    ],
+)
+def test_use_is_told_up_to_the_stop(answers: Sequence[object], told: list[str]) -> None:
+    sensor, waits, sink = FakeUse(answers), [0], Sink()
+
+    def wait(_: float) -> bool:
+        waits[0] += 1
+        return waits[0] == 3
+
+    source = Source.of_use(sensor, sensor.sample)
+    SensorRunner(source, sink, clock=lambda: 0, wait=wait).run()
+    assert sensor.told == told
+    uses = [item for item in sink.evidence if isinstance(item, UseRecord)]
+    assert len(uses) == answers.count(None)
 
 
 # ------------------------------------------------------------------------ the bank

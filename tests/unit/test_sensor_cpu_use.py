@@ -29,7 +29,12 @@ class Host:
     def __init__(self, root: Path) -> None:
         self.proc = FakeProc(root)
         self.now_ns = 0
-        self.sensor = CpuUseSensor(SensorSettings(proc_root=root), lambda: self.now_ns)
+        # It has run for a thousand seconds before CLOCK_MONOTONIC was 0: it was suspended.
+        self.sensor = CpuUseSensor(
+            SensorSettings(proc_root=root),
+            lambda: self.now_ns,
+            lambda: self.now_ns + 1000 * SECOND,
+        )
 
     def after(self, seconds: int) -> list[UseRecord | Process]:
         self.now_ns += seconds * SECOND
@@ -108,8 +113,51 @@ def test_a_reused_pid_is_another_process(host: Host) -> None:
     first = host.after(5)
     assert [r.processes for r in first if isinstance(r, UseRecord)] == [()]
     assert [r for r in first if isinstance(r, Process)] == [Process(41, 900, "other", None)]
+    assert isinstance(first[0], Process)
     host.proc.spend(41, 1203, start=900)
     assert host.uses() == {41: 3}
+
+
+@pytest.mark.parametrize(("born_s", "ticks"), [(0.5, {}), (1.0, {41: 70}), (4.5, {41: 70})])
+def test_a_process_born_within_the_sample_spent_all_its_ticks_there(
+    host: Host, born_s: float, ticks: dict[int, int]
+) -> None:
+    host.after(1)
+    start = round((1000 + born_s) * os.sysconf("SC_CLK_TCK"))
+    host.proc.process(41, start=start)
+    host.proc.spend(41, 70, start=start)
+    host.sensor.track([41])
+    assert host.uses(seconds=4) == ticks
+    host.proc.spend(41, 75, start=start)
+    assert host.uses(seconds=1) == {41: 5}
+
+
+def test_a_process_that_took_over_a_pid_is_counted_from_its_birth(host: Host) -> None:
+    host.proc.process(41, start=100, environ=JOB)
+    host.proc.spend(41, 1000, start=100)
+    host.after(1)
+    host.proc.end(41)
+    start = 1003 * os.sysconf("SC_CLK_TCK")
+    host.proc.process(41, start=start, environ=JOB)
+    host.proc.spend(41, 9, start=start)
+    assert host.uses(seconds=5) == {41: 9}
+
+
+def test_a_real_process_is_counted_from_its_birth() -> None:
+    sensor = CpuUseSensor(SensorSettings())
+    sensor.sample()
+    child = subprocess.Popen(
+        [sys.executable, "-c", SPIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout
+    child.stdout.readline()
+    sensor.track([child.pid])
+    (record,) = (r for r in sensor.sample() if isinstance(r, UseRecord))
+    child.communicate()
+    sensor.close()
+    # It has spent 0.3 s before it was first looked at.
+    (ticks,) = (use.ticks or 0 for use in record.processes if use.pid == child.pid)
+    assert ticks >= 0.28 * os.sysconf("SC_CLK_TCK")
 
 
 def test_an_undeclared_pid_that_is_reused_is_looked_into_again(host: Host) -> None:

@@ -49,9 +49,7 @@ def test_configured_idle_power_goes_before_the_curves(proc: FakeProc) -> None:
     ("busy", "idle", "power_uw"),
     [(0, 1000, 20_000_000), (500, 500, 110_000_000), (1000, 0, 200_000_000)],
 )
-def test_power_follows_load(
-    proc: FakeProc, busy: int, idle: int, power_uw: int
-) -> None:
+def test_power_follows_load(proc: FakeProc, busy: int, idle: int, power_uw: int) -> None:
     proc.cpu_ticks(busy=300, idle=700)
     sensor = estimate(proc)
     sensor.open()

@@ -17,7 +17,8 @@ import wattledger
 from fakes.pages import T0_NS, steady_page
 from wattledger.errors import InputError, UnreachableError
 from wattledger.records import NS_PER_S
-from wattledger.store import ledger_path, open_ledger
+from wattledger.store import book_into, ledger_path, open_ledger
+from wattledger.store.connection import LedgerLostError
 from wattledger.store.schema import SCHEMA_VERSION
 from wattledger.store.sqlite import SqliteLedger
 
@@ -181,6 +182,45 @@ def test_create_makes_the_folder_and_keeps_what_is_there(path: Path) -> None:
         assert energy_uj(inner) == expected_uj
 
 
+def test_a_directory_is_called_one(path: Path) -> None:
+    path.mkdir()
+    for flags in ({}, {"create": True}):
+        with pytest.raises(UnreachableError, match="a directory, not a ledger file: name a file"):
+            open_ledger(f"sqlite:{path}", **flags)
+    with pytest.raises(UnreachableError, match="a directory"), book_into(str(path)):
+        pass
+    endless = f"{path}/{'x' * 300}.db"
+    with pytest.raises(UnreachableError, match="too long: check its folder"):
+        open_ledger(endless)
+    with pytest.raises(UnreachableError, match="too long"), book_into(endless):
+        pass
+
+
+def test_a_failed_booking_leaves_no_new_ledger(path: Path) -> None:
+    with pytest.raises(InputError, match="mine"), book_into(str(path)) as ledger:
+        ledger.extent()
+        raise InputError("mine")
+    assert not list(path.parent.iterdir())
+    told = f"no such folder: mkdir -p {path}"
+    with pytest.raises(UnreachableError, match=told), book_into(str(path / "ledger.db")):
+        pass
+    assert not path.exists()
+
+
+def test_a_failed_booking_leaves_what_was_there_or_what_another_booked(path: Path) -> None:
+    with pytest.raises(InputError), book_into(str(path)):
+        expected_uj = ledger_with_a_page(path)
+        raise InputError("mine")
+    with pytest.raises(InputError), book_into(str(path)):
+        raise InputError("mine")
+    assert energy_uj(path) == expected_uj
+    empty = path.with_name("empty.db")
+    open_ledger(str(empty), create=True).close()
+    with pytest.raises(InputError), book_into(str(empty)):
+        raise InputError("mine")
+    assert empty.exists()
+
+
 def test_the_package_offers_its_front_door_and_loads_nothing_for_it() -> None:
     loaded = (
         "import sys, wattledger; print([m for m in sys.modules if m.startswith('wattledger.')])"
@@ -194,3 +234,16 @@ def test_the_package_offers_its_front_door_and_loads_nothing_for_it() -> None:
     assert wattledger.Filters().host == ()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = wattledger.nothing
+
+
+def test_a_ledger_replaced_while_open_takes_no_more_writes(path: Path) -> None:
+    with SqliteLedger(path, create=True) as ledger:
+        ledger.book(steady_page(T0_NS))
+        other = path.with_name("other.db")
+        ledger_with_a_page(other)
+        other.rename(path)
+        with pytest.raises(LedgerLostError, match="deleted or replaced while in use"):
+            ledger.set_meta("a", "b")
+    with SqliteLedger(path) as other_ledger:
+        assert other_ledger.get_meta("a") is None
+        assert other_ledger.check() == []

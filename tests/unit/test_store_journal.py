@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from wattledger.errors import InputError
 from wattledger.store import open_ledger
+from wattledger.store.connection import connect
+from wattledger.store.journal import BootIds, append, entries, forget
 from wattledger.store.protocol import Journal, JournalEntry, Store
 
 
@@ -41,3 +46,26 @@ def test_trim_and_forget_touch_one_boot(tmp_path: Path) -> None:
         assert ledger.boots() == ["a"]
         assert ledger.entries("b") == []
         assert store.slices([0, 10]).slices == ()
+
+
+def test_a_boot_is_looked_up_once_and_again_after_it_was_forgotten(tmp_path: Path) -> None:
+    conn = connect(tmp_path / "ledger.db", writable=True, create=True, busy_s=1.0)
+    said: list[str] = []
+    boots = BootIds(conn)
+    first = boots.id_of("a")
+    conn.set_trace_callback(said.append)
+    assert boots.id_of("a") == first
+    assert said == []
+    forget(conn, "a")
+    boots.forget()
+    append(conn, boots.id_of("a"), [entry(1)])
+    assert entries(conn, "a") == [entry(1)]
+    conn.close()
+
+
+def test_an_append_that_failed_remembers_no_boot(tmp_path: Path) -> None:
+    with open_ledger(f"sqlite:{tmp_path}/ledger.db", create=True) as ledger:
+        with pytest.raises(InputError, match="exceeds 64 bits"):
+            ledger.append("a", [entry(2**70)])
+        ledger.append("a", [entry(1)])
+        assert ledger.entries("a") == [entry(1)]

@@ -79,6 +79,12 @@ BAD = {
     '{"type":"step","engine":"e","seq":1,"start_ns":0,"end_ns":8,"requests":[["r",1]]}': "give [id",
     '{"type":"step","engine":"e","seq":1,"start_ns":0,"end_ns":8,"requests":[["r",1,0,0],["r",1,0,0]]}'
     "": "stands twice",
+    '{"type":"step","engine":"e","seq":1,"start_ns":0,"end_ns":8,"requests":[["r","x",0,0]]}'
+    "": "field 'prefill_tokens' is 'x'",
+    '{"type":"step","engine":"e","seq":1,"start_ns":0,"end_ns":8,"requests":[["r",0,-1,0]]}'
+    "": "field 'decode_tokens' is -1",
+    '{"type":"step","engine":"e","seq":1,"start_ns":0,"end_ns":8,"requests":[["r",0,0,1.5]]}'
+    "": "field 'context_tokens' is 1.5",
     '{"type":"use","start_ns":5,"end_ns":5,"device":"x","processes":[]}': "use of no length",
     '{"type":"process","pid":5,"start":1,"workload":"w\\ud800"}': "surrogate",
     '{"type":"header","trace":2,"host":"h","epoch_ns":1}': "trace version 2",
@@ -155,3 +161,25 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
     trace = read_trace(a_file(tmp_path, "\ufeff" + HEADER, "", GPU, ""))
     assert (trace.lines, len(trace.evidence)) == (2, 1)
+
+
+def counter(t_ns: int) -> str:
+    return f'{{"type":"counter","t_ns":{t_ns},"device":"gpu0","energy_uj":0}}'
+
+
+def test_times_too_far_apart_name_both_lines(tmp_path: Path) -> None:
+    days_ns = 400 * 86_400 * 10**9
+    path = a_file(tmp_path, HEADER, GPU, counter(days_ns + 1), counter(5), counter(0))
+    with pytest.raises(InputError, match=r"lines 5 and 3: .* check the unit of t_ns"):
+        read_trace(path)
+    assert read_trace(a_file(tmp_path, HEADER, GPU, counter(days_ns), counter(0))).lines == 4
+    use = f'{{"type":"use","start_ns":0,"end_ns":{days_ns + 1},"device":"gpu0","processes":[]}}'
+    with pytest.raises(InputError, match="lines 3 and 3"):
+        read_trace(a_file(tmp_path, HEADER, GPU, use))
+
+
+@pytest.mark.parametrize("t_ns", [2**63 - 1, 2**63 - 1_790_000_000_000_000_000, -(2**63) + 1])
+def test_a_time_that_no_ledger_holds_names_its_line(tmp_path: Path, t_ns: int) -> None:
+    header = HEADER if t_ns > 0 else HEADER.replace("1790000000000000000", "0")
+    with pytest.raises(InputError, match=r"line 3: epoch_ns .* check the unit"):
+        read_trace(a_file(tmp_path, header, GPU, counter(t_ns)))

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from wattledger.records import NS_PER_S, Device, DeviceKind, Process, ProcessUse, UseRecord
 from wattledger_collectors.sensors.procfs import (
@@ -23,8 +24,9 @@ from wattledger_collectors.sensors.protocol import Absent, MonotonicClock, Senso
 from wattledger_collectors.workloads.discovery import DeclaredProcesses
 from wattledger_collectors.workloads.identity import identify
 
-# A little less than the usual sample period, lest jitter skip every other scan.
+# A little less than a multiple of the usual sample period, lest jitter skip a sample.
 _RESCAN_PERIOD_NS = int(4.5 * NS_PER_S)
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _ASKED_AT_MOST = 4096
 _KEPT_AT_MOST = 256
 _UNREADABLE = (OSError, ValueError, IndexError)
@@ -49,6 +51,10 @@ class _Tracked:
     def kept(self) -> bool:
         return self._descriptor is not None
 
+    def count_from_birth(self) -> None:
+        """Have `spent_ticks` tell next of all that it ever spent."""
+        self._cpu_ticks = 0
+
     def spent_ticks(self) -> int | None:
         """CPU time since the last call, clock ticks; None for a process that is gone."""
         try:
@@ -71,22 +77,43 @@ class _Tracked:
         return process_ticks(self._path.read_bytes())
 
 
+class _Mark(NamedTuple):
+    """A sample: when, in both clocks, and the machine's CPU time until then."""
+
+    t_ns: int
+    start_ticks: int
+    machine: MachineTicks
+
+
+def _since_boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class CpuUseSensor:
     """Tells the machine's busy CPU time and that of tracked processes, as of `/proc`.
 
     Tracked are processes somebody asked for by `track`, and those that declare whose they are
-    (discovery.py). A `Process` is told when tracking starts; its CPU time counts from then on.
-    What others and processes between two samples spent is in `total` alone. Each cpu device gets
-    the same record, and so does each dram device, with resident memory against the machine's.
-    Ticks are clock ticks (USER_HZ). Source: proc(5), stat and statm.
+    (discovery.py), looked for every 5 s. A `Process` is told when tracking starts; its CPU time
+    counts from then on, or from its birth where that lies within the sample. In `total` alone is
+    what others spent, and what a tracked process spent between its last sample and its end:
+    /proc forgets it at once.
+    Each cpu device gets the same record, and so does each dram device, with resident memory
+    against the machine's. Ticks are clock ticks (USER_HZ). Source: proc(5), stat and statm.
     """
 
     name = "cpu_use"
 
-    def __init__(self, settings: SensorSettings, clock: MonotonicClock = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        settings: SensorSettings,
+        clock: MonotonicClock = time.monotonic_ns,
+        since_boot: MonotonicClock = _since_boot_ns,
+    ) -> None:
+        """Prepare to sample; `since_boot` is the clock of processes' start times."""
         self.period_s = settings.cpu_use_period_s
         self._proc_root = settings.proc_root
         self._clock = clock
+        self._since_boot = since_boot
         self._cpus: tuple[str, ...] = ("cpu0",)
         self._drams: tuple[str, ...] = ()
         # Filled by other threads: appending to a deque is atomic.
@@ -95,7 +122,7 @@ class CpuUseSensor:
         self._declared = DeclaredProcesses(self._proc_root)
         self._rescan_due_ns = 0
         self._descriptor: int | None = None
-        self._last: tuple[int, MachineTicks] | None = None
+        self._last: _Mark | None = None
 
     def set_devices(self, devices: Iterable[Device]) -> None:
         """Say which metered devices to tell the use of; without it, `cpu0`."""
@@ -112,18 +139,22 @@ class CpuUseSensor:
         descriptor = self._descriptor
         if descriptor is None:
             descriptor = self._descriptor = self._open()
-        ticks = machine_ticks(os.pread(descriptor, STAT_BYTES, 0))
+        machine = machine_ticks(os.pread(descriptor, STAT_BYTES, 0))
         now_ns = self._clock()
-        last, self._last = self._last, (now_ns, ticks)
-        uses = self._spent()
-        records: list[UseRecord | Process] = []
-        if last is not None:
-            since_ns, before = last
-            busy_ticks = max(ticks.busy - before.busy, 0)
-            records += [UseRecord(cpu, since_ns, now_ns, uses, busy_ticks) for cpu in self._cpus]
-            records += self._memory(since_ns, now_ns)
-        records += self._adopt(now_ns)
-        return records
+        start_ticks = self._since_boot() * _TICKS_PER_S // NS_PER_S
+        last, self._last = self._last, _Mark(now_ns, start_ticks, machine)
+        uses = self._spent(tuple(self._tracked.values()))
+        adopted = self._adopt(now_ns)
+        named = [self._named(process) for process in adopted]
+        if last is None:
+            return [*named]
+        born = [process for process in adopted if process.start >= last.start_ticks]
+        for process in born:
+            process.count_from_birth()
+        uses += self._spent(born)
+        busy_ticks = max(machine.busy - last.machine.busy, 0)
+        cpus = [UseRecord(cpu, last.t_ns, now_ns, uses, busy_ticks) for cpu in self._cpus]
+        return [*named, *cpus, *self._memory(last.t_ns, now_ns)]
 
     def close(self) -> None:
         """Close every kept file; the next sample starts anew."""
@@ -144,10 +175,10 @@ class CpuUseSensor:
         except FileNotFoundError as missing:
             raise Absent(f"no {path} here") from missing
 
-    def _spent(self) -> tuple[ProcessUse, ...]:
+    def _spent(self, processes: Iterable[_Tracked]) -> tuple[ProcessUse, ...]:
         """What tracked processes spent; forgets those that are gone, leaves out the idle."""
         uses: list[ProcessUse] = []
-        for process in tuple(self._tracked.values()):
+        for process in processes:
             spent_ticks = process.spent_ticks()
             if spent_ticks is None:
                 process.close()
@@ -170,13 +201,13 @@ class CpuUseSensor:
         total_bytes = memory_total_bytes(self._proc_root)
         return [UseRecord(dram, since_ns, now_ns, tuple(uses), total_bytes) for dram in self._drams]
 
-    def _adopt(self, now_ns: int) -> list[Process]:
+    def _adopt(self, now_ns: int) -> list[_Tracked]:
         """Start tracking what was asked for, and at a rescan what declares itself."""
         pids = {self._asked.popleft() for _ in range(len(self._asked))}
         if now_ns >= self._rescan_due_ns:
             self._rescan_due_ns = now_ns + _RESCAN_PERIOD_NS
             pids.update(self._declared.scan())
-        adopted: list[Process] = []
+        adopted: list[_Tracked] = []
         kept = sum(process.kept for process in self._tracked.values())
         for pid in sorted(pids - self._tracked.keys()):
             try:
@@ -185,6 +216,9 @@ class CpuUseSensor:
                 continue
             kept += process.kept
             self._tracked[pid] = process
-            identity = identify(self._proc_root, pid)
-            adopted.append(Process(pid, process.start, identity.workload, identity.job))
+            adopted.append(process)
         return adopted
+
+    def _named(self, process: _Tracked) -> Process:
+        identity = identify(self._proc_root, process.pid)
+        return Process(process.pid, process.start, identity.workload, identity.job)

@@ -47,6 +47,7 @@ class Accountant:
         self._dirty: set[Window] = set()
         self._events: list[tuple[int, EventCounts]] = []
         self._booked_until_ns: int | None = None
+        self._origin_ns: int | None = None
 
     @property
     def clock(self) -> Clock:
@@ -162,7 +163,15 @@ class Accountant:
         return utc_ns - utc_ns % grid_ns - self._clock.epoch_ns
 
     def _counts_in(self, window: Window) -> EventCounts:
-        inside = [c for t_ns, c in self._events if window.start_ns <= t_ns < window.end_ns]
+        # What was counted before there was anything to book stands on the first page.
+        first = window.start_ns == (
+            self._evidence.first_ns if self._origin_ns is None else self._origin_ns
+        )
+        inside = [
+            c
+            for t_ns, c in self._events
+            if t_ns < window.end_ns and (first or window.start_ns <= t_ns)
+        ]
         return EventCounts(
             sum(c.late for c in inside),
             sum(c.duplicates for c in inside),
@@ -196,6 +205,8 @@ class Accountant:
         self._dirty.discard(window)
         if self._booked_until_ns is not None and window.end_ns <= self._booked_until_ns:
             return
+        if self._origin_ns is None:
+            self._origin_ns = window.start_ns
         self._booked_until_ns = window.end_ns
         self._windows.append(window)
         for device in self._evidence.devices:

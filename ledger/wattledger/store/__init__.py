@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wattledger.errors import InputError
+from wattledger.errors import InputError, UnreachableError
 
 if TYPE_CHECKING:
     from wattledger.store.sqlite import SqliteLedger
@@ -24,7 +26,59 @@ def open_ledger(url: str, *, writable: bool = False, create: bool = False) -> Sq
     """
     from wattledger.store.sqlite import SqliteLedger
 
-    return SqliteLedger(ledger_path(url), writable=writable, create=create)
+    path = ledger_path(url)
+    _lies_at(path)
+    return SqliteLedger(path, writable=writable, create=create)
+
+
+@contextmanager
+def book_into(url: str) -> Iterator[SqliteLedger]:
+    """The ledger that `url` names, to write into for the length of a `with` block.
+
+    A missing one is made, in a folder that is there; where the block fails nothing new is left.
+
+    Raises:
+        InputError: the URL has no form that this version knows.
+        UnreachableError: no such folder, or a ledger that cannot be written.
+    """
+    from wattledger.store.sqlite import SqliteLedger
+
+    path = ledger_path(url)
+    missing = not _lies_at(path)
+    if missing and not path.parent.exists():
+        raise UnreachableError(f"{path.parent}: no such folder: mkdir -p {path.parent}")
+    try:
+        with SqliteLedger(path, writable=True, create=True) as ledger:
+            yield ledger
+    except BaseException:
+        if missing and _holds_nothing(path):
+            for end in ("", "-wal", "-shm", "-journal"):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+        raise
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether no other process has booked into a ledger that was new a moment ago."""
+    from wattledger.store.sqlite import SqliteLedger
+
+    try:
+        with SqliteLedger(path) as ledger:
+            return ledger.extent() is None
+    except UnreachableError:
+        return path.exists()
+
+
+def _lies_at(path: Path) -> bool:
+    """Whether a ledger's file is there; raises UnreachableError where a folder is."""
+    try:
+        if path.is_dir():
+            raise UnreachableError(
+                f"{path}: a directory, not a ledger file: name a file in it,"
+                f" as {path / 'ledger.db'}"
+            )
+        return path.exists()
+    except OSError as error:
+        raise UnreachableError(f"{path}: {error.strerror}: check its folder") from error
 
 
 def ledger_path(url: str) -> Path:

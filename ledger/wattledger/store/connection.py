@@ -29,6 +29,38 @@ def fault(error: sqlite3.Error, path: Path) -> UnreachableError:
     return UnreachableError(f"{path}: {_FAULTS.get(code, error)}")
 
 
+class LedgerLostError(UnreachableError):
+    """The open ledger no longer lies at its path: what is written to it is lost."""
+
+
+class Place:
+    """Which file lies at a path, so that one deleted or replaced under an open ledger is noticed.
+
+    SQLite writes on into a file that nobody can find any more, and says that all is well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = self._found()
+
+    def check(self) -> None:
+        """Raises LedgerLostError where another file, or none, lies there now."""
+        if self._found() != self._file:
+            raise LedgerLostError(
+                f"{self._path}: deleted or replaced while in use: put it back where you have it,"
+                " then start again"
+            )
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnreachableError(f"{self._path}: {error.strerror}: check its folder") from error
+        return status.st_dev, status.st_ino
+
+
 def connect(path: Path, *, writable: bool, create: bool, busy_s: float) -> sqlite3.Connection:
     """Open a ledger in autocommit mode; a reader never blocks, nor is blocked by, a writer.
 

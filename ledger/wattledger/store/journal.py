@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from wattledger.store.protocol import JournalEntry
 
 
-def append(conn: sqlite3.Connection, boot_id: str, entries: Sequence[JournalEntry]) -> None:
-    """As `Journal.append`."""
-    conn.execute("INSERT OR IGNORE INTO journal_boot (boot_id) VALUES (?)", (boot_id,))
-    (boot,) = conn.execute("SELECT id FROM journal_boot WHERE boot_id = ?", (boot_id,)).fetchone()
+@dataclass(slots=True)
+class BootIds:
+    """Ids of boots, written where they are new; `forget` after a rollback or a deletion."""
+
+    conn: sqlite3.Connection
+    _ids: dict[str, int] = field(default_factory=dict)
+
+    def id_of(self, boot_id: str) -> int:
+        """Id of a boot, new or known."""
+        if boot_id not in self._ids:
+            self.conn.execute("INSERT OR IGNORE INTO journal_boot (boot_id) VALUES (?)", (boot_id,))
+            (self._ids[boot_id],) = self.conn.execute(
+                "SELECT id FROM journal_boot WHERE boot_id = ?", (boot_id,)
+            ).fetchone()
+        return self._ids[boot_id]
+
+    def forget(self) -> None:
+        """Drop every remembered id."""
+        self._ids.clear()
+
+
+def append(conn: sqlite3.Connection, boot: int, entries: Sequence[JournalEntry]) -> None:
+    """As `Journal.append`, by the boot's id."""
     conn.executemany(
         "INSERT INTO journal (boot, t_ns, kind, seq, body) VALUES (?, ?, ?, ?, ?)",
         [(boot, entry.t_ns, entry.kind, entry.seq, entry.body) for entry in entries],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,7 @@ from wattledger.errors import InputError
 from wattledger.records import Clock, Device, Page
 from wattledger.store import journal, sqlite_books, sqlite_read, sqlite_requests, sqlite_write
 from wattledger.store.check import check
-from wattledger.store.connection import connect, fault
+from wattledger.store.connection import Place, connect, fault
 from wattledger.store.names import DEVICES, Names, device_of
 from wattledger.store.protocol import (
     Books,
@@ -36,7 +36,8 @@ class SqliteLedger:
     """A ledger file, opened for reading or, by one daemon or import at a time, for writing.
 
     Every write is one transaction, every answer one snapshot. Methods may be called from any
-    thread; they take turns. All raise UnreachableError where the file cannot be used.
+    thread; they take turns. All raise UnreachableError where the file cannot be used, and those
+    that write raise its LedgerLostError where it was deleted or replaced since it was opened.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class SqliteLedger:
         """
         self._path = path
         self._conn = connect(path, writable=writable, create=create, busy_s=busy_s)
+        self._place = Place(path)
         self._names = Names(self._conn)
+        self._boots = journal.BootIds(self._conn)
         self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -63,6 +66,10 @@ class SqliteLedger:
     ) -> None:
         self.close()
 
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        self._place.check()
+        return self._transaction("BEGIN IMMEDIATE")
+
     @contextmanager
     def _transaction(self, begin: str = "BEGIN") -> Iterator[sqlite3.Connection]:
         with self._turn:
@@ -73,6 +80,7 @@ class SqliteLedger:
                     self._conn.execute("COMMIT")
                 except BaseException:
                     self._names.forget()
+                    self._boots.forget()
                     if self._conn.in_transaction:
                         self._conn.execute("ROLLBACK")
                     raise
@@ -90,12 +98,12 @@ class SqliteLedger:
             InputError: the page lies where raw windows are pruned.
             WattledgerError: the page contradicts itself.
         """
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             return sqlite_write.book(conn, self._names, page)
 
     def book_all(self, pages: Iterable[Page]) -> int:
         """As `Store.book_all`, in one transaction; raises as `book`."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             return sum(sqlite_write.book(conn, self._names, page) for page in pages)
 
     def post(self, entries: Iterable[ImportedEntry]) -> int:
@@ -104,7 +112,7 @@ class SqliteLedger:
         Raises:
             InputError: an entry lies before what the ledger keeps, or exceeds 64 bits.
         """
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             return sqlite_write.post(conn, self._names, entries)
 
     def slices(self, edges_ns: Sequence[int], filters: Filters = _ALL) -> SliceSet:
@@ -124,8 +132,8 @@ class SqliteLedger:
 
     def append(self, boot_id: str, entries: Sequence[JournalEntry]) -> None:
         """As `Journal.append`."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
-            journal.append(conn, boot_id, entries)
+        with self._writing() as conn:
+            journal.append(conn, self._boots.id_of(boot_id), entries)
 
     def entries(self, boot_id: str) -> list[JournalEntry]:
         """As `Journal.entries`."""
@@ -139,17 +147,18 @@ class SqliteLedger:
 
     def trim(self, boot_id: str, before_t_ns: int) -> None:
         """As `Journal.trim`."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             journal.trim(conn, boot_id, before_t_ns)
 
     def forget(self, boot_id: str) -> None:
         """As `Journal.forget`."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             journal.forget(conn, boot_id)
+            self._boots.forget()
 
     def prune(self, retention: Retention, now_ns: int, *, limit: int = PRUNE_ROWS) -> int:
         """Delete at most `limit` rows older than `retention`; returns how many, 0 when done."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             deleted = prune(conn, retention, now_ns, limit)
             if deleted:
                 self._names.forget()
@@ -174,7 +183,7 @@ class SqliteLedger:
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a setting in the ledger."""
-        with self._transaction("BEGIN IMMEDIATE") as conn:
+        with self._writing() as conn:
             conn.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def devices(self) -> list[tuple[str, Device]]:

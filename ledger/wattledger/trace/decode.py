@@ -191,7 +191,11 @@ def _request_tokens(row: object) -> RequestTokens:
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str) or not row[0]:
         raise InputError(f"request {row!r}; give [id, prefill, decode, context]")
     name = _Fields({"requests": row[0]}).text("requests")
-    return RequestTokens(name, *(_integer("requests", count, most=_INT31) for count in row[1:]))
+    prefill, decode, context = (
+        _integer(field, count, most=_INT31)
+        for field, count in zip(RequestTokens._fields[1:], row[1:], strict=True)
+    )
+    return RequestTokens(name, prefill, decode, context)
 
 
 def _finish(line: _Fields) -> Finish:
