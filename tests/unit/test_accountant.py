@@ -184,7 +184,7 @@ def test_a_restart_folds_to_the_same_books(events: list[tuple[int, int]], crash_
         for page in live.due(ns(tick / 10)):
             pages[page.start_ns] = page
             journal.append(live.booked(page))
-    for page in live.flush(ns(30)):
+    for page in live.flush(ns(30) + 1):
         pages[page.start_ns] = page
     assert energy_uj(list(pages.values())) == 3_000_000_000
     kept = [s for s in fates.values() if s.start_ns >= 0]
