@@ -90,7 +90,7 @@ def recover(
             accountant = folded
         else:
             settle(ledger, folded, entries[-1].t_ns + 1)
-        if not current:
+        if not current or folded is None:
             ledger.forget(boot_id)
         _LOG.info(event("journal_folded", boot_id=boot_id, entries=len(entries)))
     before = accountant.clock
@@ -110,10 +110,10 @@ class _Fold:
 
     def run(self, entries: Sequence[JournalEntry]) -> Accountant | None:
         """Fold one boot's entries; None where no clock says what their times mean."""
-        first = next((entry for entry in entries if entry.kind == Kind.CLOCK), None)
+        first = next(filter(None, map(self._clock, entries)), None)
         if first is None:
             return None
-        clock = journal.read_clock(first.body).clock_at(entries[0].t_ns)
+        clock = first.clock_at(entries[0].t_ns)
         accountant = _pinned(Accountant(clock, self.settings), self.pinned)
         evidence = [self._evidence(entry) for entry in entries]
         # A trim leaves readings that lie before the entry which next names their device.
@@ -127,6 +127,15 @@ class _Fold:
             except _UNREADABLE as error:
                 self._unreadable(entry, error)
         return accountant
+
+    def _clock(self, entry: JournalEntry) -> ClockEntry | None:
+        if entry.kind != Kind.CLOCK:
+            return None
+        try:
+            return journal.read_clock(entry.body)
+        except _UNREADABLE as error:
+            self._unreadable(entry, error)
+            return None
 
     def _evidence(self, entry: JournalEntry) -> list[Evidence]:
         if entry.kind != Kind.TRACE:

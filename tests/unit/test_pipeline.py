@@ -453,6 +453,19 @@ def test_a_damaged_journal_entry_costs_itself_alone(
     assert energy_uj(world.ledger) == 9_900_000 * 100
 
 
+def test_a_journal_whose_clock_cannot_be_read_is_told_and_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never a daemon that dies of its own past at every start."""
+    time = FakeTime(1000 * S)
+    world = begin(tmp_path, time=time)
+    world.ledger.forget(BOOT_ID)
+    world.ledger.append(BOOT_ID, [JournalEntry("clock", b'{"host":"h1"}', time.now_ns)])
+    world = World(world.ledger, time, tmp_path)
+    assert caplog.text.count("event=journal_without_clock") == 1
+    assert world.ledger.entries(BOOT_ID)[0].body != b'{"host":"h1"}'
+
+
 def test_a_page_that_the_ledger_refuses_for_what_it_says_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

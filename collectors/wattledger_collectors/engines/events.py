@@ -71,9 +71,10 @@ class EventBuffer:
 
     def add(self, event: Event) -> None:
         """Appends an event in constant time."""
-        if len(self._events) >= self._limit:
+        events = self._events
+        if len(events) >= self._limit:
             self._push_out()
-        self._events.append(event)
+        events.append(event)
 
     def take(self, most: int) -> list[Event]:
         """Removes and returns up to `most` of the oldest events, in order."""

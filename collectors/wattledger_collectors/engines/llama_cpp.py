@@ -307,6 +307,7 @@ def _metered(request: _Request, inner: Tokens) -> Tokens:
         finally:
             request.prefilled()
         model, name, send = request.model, request.name, inner.send
+        prompt_tokens = request.prompt_tokens
         while True:
             try:
                 sent = yield token
@@ -324,10 +325,11 @@ def _metered(request: _Request, inner: Tokens) -> Tokens:
             finally:
                 request.mark_ns = end_ns = now_ns()
                 start_ns = resumed_ns if resumed_ns - mark_ns > PAUSE_NS else mark_ns
-                context = request.prompt_tokens + request.decode_tokens
-                request.decode_tokens += 1
+                decoded = request.decode_tokens
+                request.decode_tokens = decoded + 1
+                part = (name, 0, 1, prompt_tokens + decoded)
                 try:
-                    request.add(("step", model, start_ns, end_ns, ((name, 0, 1, context),)))
+                    request.add(("step", model, start_ns, end_ns, (part,)))
                 except Exception:  # noqa: BLE001 - the engine hook's border
                     request.add = _untold
     except StopIteration as stop:
