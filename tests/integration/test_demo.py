@@ -19,7 +19,9 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "wattledger_cli", "demo", "--seconds", "4"]
+    # What runs in the background of a shell is born deaf to SIGINT, and so would the demo be.
+    command = ["env", "--default-signal=INT", sys.executable]
+    command += ["-m", "wattledger_cli", "demo", "--seconds", "4"]
     command += ["--engine-python", str(engine_python())]
     process = subprocess.Popen(
         [*command, "--workdir", str(tmp_path / "run")],
