@@ -7,27 +7,43 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from wattledger.errors import InputError
 from wattledger.records import NS_PER_S, Device, DeviceKind, StaticBasis, UseRecord
-from wattledger_collectors.sensors.cpu_use import CpuUseSensor
-from wattledger_collectors.sensors.nvml_use import NvmlUseSensor
-from wattledger_collectors.sensors.protocol import Sensor, SensorSettings
-from wattledger_daemon.config import DaemonConfig, SensorsConfig
+from wattledger_collectors.sensors.protocol import (
+    ProcessTracker,
+    Sensor,
+    SensorSettings,
+    UseSensor,
+)
+from wattledger_daemon.config import DaemonConfig
 from wattledger_daemon.logs import event
 from wattledger_daemon.sampling import Emit, Polled, SensorHealth, SensorRunner, SensorState, Source
 
 _LOG = logging.getLogger(__name__)
-GROUP = "wattledger.sensors"
+SENSORS = "wattledger.sensors"
+USE_SENSORS = "wattledger.use_sensors"
 _STOP_S = 1.0
+_CPU_METERS = frozenset({"rapl", "hwmon"})
 
-Found = Mapping[str, Callable[[SensorSettings], Sensor]]
+T = TypeVar("T")
+Makers = Mapping[str, Callable[[SensorSettings], T]]
 
 
-def find_sensors() -> Found:
-    """Sensor classes by entry point name; one whose library is missing is told and left out."""
-    found: dict[str, Callable[[SensorSettings], Sensor]] = {}
-    for entry in entry_points(group=GROUP):
+def find_sensors() -> Makers[Sensor]:
+    """Energy sensors by name; one whose library is missing is told and left out."""
+    return _find(SENSORS)
+
+
+def find_use_sensors() -> Makers[UseSensor]:
+    """Use sensors by name; as `find_sensors`."""
+    return _find(USE_SENSORS)
+
+
+def _find(group: str) -> Makers[T]:
+    found: dict[str, Callable[[SensorSettings], T]] = {}
+    for entry in entry_points(group=group):
         try:
             found[entry.name] = entry.load()
         except (ImportError, AttributeError) as error:
@@ -42,17 +58,22 @@ class SensorBank:
     metered, and of the processes that hold GPUs.
     """
 
-    def __init__(self, config: DaemonConfig, emit: Emit, found: Found) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        emit: Emit,
+        found: Makers[Sensor],
+        users: Makers[UseSensor] | None = None,
+    ) -> None:
         self._static_w = config.power.static_w
-        self._required = _names(config.sensors, "require")
+        self._required = config.sensors.named("require")
         settings = SensorSettings(
             period_s=config.sampling.period_s,
             use_period_s=config.sampling.use_period_s,
             cpu_use_period_s=config.sampling.use_period_s,
             cpu_tdp_w=config.power.cpu_tdp_w,
         )
-        off = _names(config.sensors, "off")
-        self._cpu_use = CpuUseSensor(settings)
+        off = config.sensors.named("off")
         self._runners = {
             name: SensorRunner(
                 Source.of(make(settings)), emit, wanted=self._wanted(name), dress=self._dress
@@ -60,14 +81,17 @@ class SensorBank:
             for name, make in found.items()
             if name not in off
         }
-        self._users = [
-            SensorRunner(Source.of_use(self._cpu_use, self._sample_cpu_use), emit),
+        makers = find_use_sensors() if users is None else users
+        use_sensors = [make(settings) for make in makers.values()]
+        self._use_sensors = [
+            sensor
+            for sensor in use_sensors
+            if not sensor.beside or not self._runners.keys().isdisjoint(sensor.beside)
         ]
-        if "nvml" in self._runners:
-            self._nvml_use = NvmlUseSensor(settings)
-            self._users.append(
-                SensorRunner(Source.of_use(self._nvml_use, self._sample_nvml_use), emit)
-            )
+        self._users = [
+            SensorRunner(Source.of_use(sensor, self._sampler(sensor)), emit)
+            for sensor in self._use_sensors
+        ]
 
     @property
     def runners(self) -> list[SensorRunner]:
@@ -118,7 +142,10 @@ class SensorBank:
 
     def track(self, pids: Iterable[int]) -> None:
         """Follow the CPU time of these processes; any thread may ask."""
-        self._cpu_use.track(pids)
+        known = tuple(pids)
+        for sensor in self._use_sensors:
+            if isinstance(sensor, ProcessTracker):
+                sensor.track(known)
 
     def set_static_w(self, static_w: Mapping[str, float]) -> tuple[Device, ...]:
         """Take another idle power per device; returns every device as it is known now."""
@@ -135,25 +162,23 @@ class SensorBank:
         return self._estimate_wanted if name == "estimate" else lambda: True
 
     def _estimate_wanted(self) -> bool | None:
-        rapl = self._runners.get("rapl")
-        if rapl is None:
-            return True
-        if not rapl.settled:
-            return None
-        return not any(device.kind is DeviceKind.CPU for device in rapl.devices)
+        """Whether no other sensor meters the CPU; None until those that could have said so."""
+        others = [runner for name, runner in self._runners.items() if name in _CPU_METERS]
+        settled = [runner for runner in others if runner.settled]
+        if any(device.kind is DeviceKind.CPU for runner in settled for device in runner.devices):
+            return False
+        return True if len(settled) == len(others) else None
 
-    def _sample_cpu_use(self) -> Polled:
-        self._cpu_use.set_devices(self.devices)
-        return self._cpu_use.sample()
+    def _sampler(self, sensor: UseSensor) -> Callable[[], Polled]:
+        """`sample`, told first of the devices; the processes that it finds on GPUs are tracked."""
 
-    def _sample_nvml_use(self) -> Polled:
-        records = self._nvml_use.sample()
-        for record in records:
-            if isinstance(record, UseRecord):
-                self._cpu_use.track(process.pid for process in record.processes)
-        return records
+        def sample() -> Polled:
+            sensor.set_devices(self.devices)
+            records = sensor.sample()
+            if not isinstance(sensor, ProcessTracker):
+                for record in records:
+                    if isinstance(record, UseRecord):
+                        self.track(process.pid for process in record.processes)
+            return records
 
-
-def _names(sensors: SensorsConfig, mode: str) -> set[str]:
-    modes = {"nvml": sensors.nvml, "rapl": sensors.rapl, "estimate": sensors.estimate}
-    return {name for name, chosen in modes.items() if chosen == mode}
+        return sample

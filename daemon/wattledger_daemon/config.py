@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,7 +96,15 @@ class SensorsConfig:
 
     nvml: SensorMode = "auto"
     rapl: SensorMode = "auto"
+    amdsmi: SensorMode = "auto"
+    hwmon: SensorMode = "auto"
+    ipmi: SensorMode = "off"
+    redfish: SensorMode = "off"
     estimate: SensorMode = "auto"
+
+    def named(self, mode: str) -> set[str]:
+        """The sensors that are in this mode."""
+        return {field.name for field in fields(self) if getattr(self, field.name) == mode}
 
 
 @dataclass(frozen=True, slots=True)

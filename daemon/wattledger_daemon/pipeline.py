@@ -21,6 +21,7 @@ from wattledger_daemon.health import Health, Snapshot
 from wattledger_daemon.hosttime import HostTime, stepped
 from wattledger_daemon.intake import Count, Delivery, Intake, Item
 from wattledger_daemon.journal import ClockEntry, Kind, lines_of
+from wattledger_daemon.listening import Listener
 from wattledger_daemon.logs import event
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, Recovered, book
@@ -59,6 +60,7 @@ class Pipeline:
         horizon_ns: int,
         sensors: Callable[[], Sequence[SensorHealth]],
         zone: str | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.retention = retention
         self._ledger = ledger
@@ -70,6 +72,7 @@ class Pipeline:
         self._kept_ns = horizon_ns + _SLACK_NS
         self._sensors = sensors
         self._zone = zone
+        self._listeners = listeners
         self._health = Health()
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
@@ -111,6 +114,8 @@ class Pipeline:
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
         )
+        for listener in self._listeners:
+            listener.turned(self._snapshot)
 
     def finish(self) -> None:
         """Take in what is left and book up to now, a last partial window included.
@@ -192,6 +197,8 @@ class Pipeline:
             line = book(self._ledger, self._accountant, page)
             self._booked.append(journal.text_entry(Kind.BOOKED, line, now_ns))
             self._health.booked(page)
+            for listener in self._listeners:
+                listener.booked(page)
         if self._booked:
             self._ledger.append(self._boot_id, self._booked)
             self._booked = []

@@ -126,10 +126,27 @@ class ProcessUse:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupUse:
+    """What a whole control group used of a device, children that died included.
+
+    `workload` and `job` say whose it is; `pids` are those of the record's processes that live in
+    it, whose own use is part of the group's. `ticks` and `memory_bytes` as in `ProcessUse`.
+    """
+
+    workload: str | None
+    job: str | None
+    pids: tuple[int, ...] = ()
+    ticks: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UseRecord:
     """Who used a device in [start_ns, end_ns).
 
     `total` is the machine's busy ticks (cpu) or its memory in bytes (dram); None elsewhere.
+    `capacity` is all the ticks there were, busy or not (cpu). `basis` names how utilization was
+    found where that is not the plain way (a partitioned GPU, say).
     """
 
     device: str
@@ -137,6 +154,9 @@ class UseRecord:
     end_ns: int
     processes: tuple[ProcessUse, ...]
     total: int | None = None
+    groups: tuple[GroupUse, ...] = ()
+    capacity: int | None = None
+    basis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,3 +354,16 @@ class Page:
     late: int = 0
     duplicates: int = 0
     dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SelfMetric:
+    """What the daemon says of itself: `name` of `part` (a sensor, a device, the pipeline).
+
+    `t_ns` is UTC. The name ends in its unit; one without a unit is a count.
+    """
+
+    t_ns: int
+    part: str
+    name: str
+    value: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -201,10 +201,14 @@ class FakeUse:
 
     name = "use"
     period_s = 1.0
+    beside: tuple[str, ...] = ()
 
     def __init__(self, answers: Sequence[object]) -> None:
         self.told: list[str] = []
         self._answers = list(answers)
+
+    def set_devices(self, devices: Iterable[Device]) -> None:
+        pass
 
     def sample(self) -> list[UseRecord | Process]:
         self.told.append("sample")

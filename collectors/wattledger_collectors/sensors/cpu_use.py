@@ -102,6 +102,7 @@ class CpuUseSensor:
     """
 
     name = "cpu_use"
+    beside: tuple[str, ...] = ()
 
     def __init__(
         self,

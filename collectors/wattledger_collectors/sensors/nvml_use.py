@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from wattledger.records import Process, ProcessUse, UseRecord
+from wattledger.records import Device, Process, ProcessUse, UseRecord
 from wattledger_collectors.sensors.backoff import Backoff
 from wattledger_collectors.sensors.nvml_driver import (
     Handle,
@@ -49,12 +49,16 @@ class NvmlUseSensor:
     """
 
     name = "nvml_use"
+    beside: tuple[str, ...] = ("nvml",)
 
     def __init__(self, settings: SensorSettings, clock: MonotonicClock = time.monotonic_ns) -> None:
         self.period_s = settings.use_period_s
         self._clock = clock
         self._driver: NvmlDriver | None = None
         self._gpus: list[_Gpu] = []
+
+    def set_devices(self, devices: Iterable[Device]) -> None:
+        """Nothing to learn: NVML numbers the GPUs itself."""
 
     def sample(self) -> list[UseRecord | Process]:
         """Use since the last sample; raises `Absent` or `Denied`, or `NvmlError` if all fail."""

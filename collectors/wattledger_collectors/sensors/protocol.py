@@ -9,10 +9,10 @@ Anything else that `open`, `read` or `sample` raises means that the source is br
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wattledger.records import (
     CounterReading,
@@ -101,10 +101,18 @@ class Sensor(Protocol):
 
 
 class UseSensor(Protocol):
-    """A source of who uses a device; driven by one thread."""
+    """A source of who uses a device; driven by one thread.
+
+    `beside` names the energy sensors of which one must be on for this one to be of any use;
+    empty: it is always wanted.
+    """
 
     name: str
     period_s: float
+    beside: tuple[str, ...]
+
+    def set_devices(self, devices: Iterable[Device]) -> None:
+        """Say which devices are metered now; told before each sample."""
 
     def sample(self) -> list[UseRecord | Process]:
         """Use since the last sample; the first sample only sets the mark.
@@ -114,3 +122,11 @@ class UseSensor(Protocol):
 
     def close(self) -> None:
         """Release every handle; the next sample starts anew."""
+
+
+@runtime_checkable
+class ProcessTracker(Protocol):
+    """A use sensor that follows single processes."""
+
+    def track(self, pids: Iterable[int]) -> None:
+        """Follow these processes from the next sample on; any thread may ask."""

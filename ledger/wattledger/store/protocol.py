@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wattledger.records import Account, Amounts, Device, FinishedRequest, Page, Posting, Quality
+from wattledger.records import (
+    Account,
+    Amounts,
+    Device,
+    FinishedRequest,
+    Page,
+    Posting,
+    Quality,
+    SelfMetric,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,22 @@ class Journal(Protocol):
 
     def forget(self, boot_id: str) -> None:
         """Forget a boot whose evidence is all booked."""
+
+
+class Notebook(Protocol):
+    """What the daemon notes of itself and of its hardware; no part of the books."""
+
+    def note(self, metrics: Iterable[SelfMetric]) -> None:
+        """Keep what the daemon says of itself; the same (t_ns, part, name) is replaced."""
+
+    def noted(self, start_ns: int, end_ns: int) -> list[SelfMetric]:
+        """Self-metrics in [start_ns, end_ns), UTC, by time, part and name."""
+
+    def learn(self, host: str, devices: Iterable[Device]) -> None:
+        """Keep each device's learned idle power, for restarts; by host, device and model."""
+
+    def learned(self, host: str) -> list[Device]:
+        """Devices of this host as `learn` was last told of them."""
 
 
 @dataclass(slots=True)

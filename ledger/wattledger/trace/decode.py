@@ -16,6 +16,7 @@ from wattledger.records import (
     Engine,
     Evidence,
     Finish,
+    GroupUse,
     PinnedCost,
     PowerReading,
     Process,
@@ -161,7 +162,37 @@ def _use(line: _Fields) -> UseRecord:
     )
     if len({item.pid for item in used}) != len(used):
         raise InputError("a pid stands twice in 'processes'; add its uses together")
-    return UseRecord(line.text("device"), start_ns, end_ns, used, line.maybe_integer("total"))
+    return UseRecord(
+        line.text("device"),
+        start_ns,
+        end_ns,
+        used,
+        total=line.maybe_integer("total"),
+        groups=_groups(line),
+        capacity=line.maybe_integer("capacity"),
+        basis=line.maybe_text("basis") or "",
+    )
+
+
+def _groups(line: _Fields) -> tuple[GroupUse, ...]:
+    """The groups of a use record; raises InputError for a process that stands in two of them."""
+    items = [_Fields(item) for item in line.items("groups")] if line.has("groups") else []
+    groups = tuple(
+        GroupUse(
+            workload=item.maybe_text("workload"),
+            job=item.maybe_text("job"),
+            pids=tuple(_integer("pids", pid) for pid in item.items("pids"))
+            if item.has("pids")
+            else (),
+            ticks=item.maybe_integer("ticks"),
+            memory_bytes=item.maybe_integer("memory"),
+        )
+        for item in items
+    )
+    pids = [pid for group in groups for pid in group.pids]
+    if len(set(pids)) != len(pids):
+        raise InputError("a pid stands in two of 'groups'; leave it in the inner one")
+    return groups
 
 
 def _process(line: _Fields) -> Process:

@@ -12,6 +12,7 @@ from wattledger.records import (
     Engine,
     Evidence,
     Finish,
+    GroupUse,
     PinnedCost,
     PowerReading,
     Process,
@@ -59,7 +60,22 @@ def _device(record: object) -> _Line:
 def _use(record: object) -> _Line:
     assert isinstance(record, UseRecord)
     line = _named("start_ns", "end_ns", "device", "total")(record)
+    line["capacity"] = record.capacity
+    line["basis"] = record.basis or None
+    if record.groups:
+        line["groups"] = [_group_use(group) for group in record.groups]
     return line | {"processes": [_process_use(process) for process in record.processes]}
+
+
+def _group_use(group: GroupUse) -> _Line:
+    line: _Line = {
+        "workload": group.workload,
+        "job": group.job,
+        "pids": list(group.pids) or None,
+        "ticks": group.ticks,
+        "memory": group.memory_bytes,
+    }
+    return {name: value for name, value in line.items() if value is not None}
 
 
 def _process_use(process: ProcessUse) -> _Line:
