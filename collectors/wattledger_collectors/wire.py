@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from wattledger_collectors.engines.events import Counts, Event
+from wattledger_collectors.engines.events import Counts, Event, Part
 
 if TYPE_CHECKING:
     import grpc
@@ -87,7 +87,11 @@ class Press:
                     aborted=aborted,
                 )
                 continue
-            _, _, start_ns, end_ns, parts = event
+            if event[0] == "token":
+                _, _, start_ns, end_ns, name, context = event
+                parts: tuple[Part, ...] = ((name, 0, 1, context),)
+            else:
+                _, _, start_ns, end_ns, parts = event
             step = batch.steps.add(sequence=self._told.steps, start_ns=start_ns, end_ns=end_ns)
             for name, prefill, decode, context in parts:
                 step.requests.append(names.setdefault(name, len(names)))

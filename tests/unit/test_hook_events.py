@@ -14,6 +14,10 @@ def step(number: int, decode_tokens: int = 1) -> Event:
     return ("step", "m", number, number + 1, (("r", 2, decode_tokens, 0),))
 
 
+def token(number: int) -> Event:
+    return ("token", "m", number, number + 1, "r", 7)
+
+
 def finish(number: int) -> Event:
     return ("finish", "m", number, "r", 2, 0, 1, False)
 
@@ -44,7 +48,14 @@ def test_the_oldest_make_room_and_are_counted_with_their_tokens() -> None:
 
 
 @given(
-    st.lists(st.one_of(st.just("take"), st.integers(0, 9).map(step), st.integers(0, 9).map(finish)))
+    st.lists(
+        st.one_of(
+            st.just("take"),
+            st.sampled_from((step, token, finish)).flatmap(
+                lambda make: st.integers(0, 9).map(make)
+            ),
+        )
+    )
 )
 def test_what_was_told_is_taken_or_counted_as_dropped(moves: list[Event | str]) -> None:
     buffer = EventBuffer(limit=4)
@@ -90,11 +101,21 @@ def test_many_threads_lose_nothing_uncounted() -> None:
     assert buffer.dropped.steps == buffer.dropped.decode_tokens
 
 
+def test_what_went_in_unlooked_at_is_pushed_out_and_counted_at_the_next_look() -> None:
+    buffer = EventBuffer(limit=3)
+    for number in range(10):
+        buffer.append(token(number))
+    buffer.add(token(10))
+    assert buffer.dropped == Counts(steps=8, decode_tokens=8)
+    assert buffer.take(9) == [token(8), token(9), token(10)]
+
+
 def test_a_closed_buffer_keeps_nothing_to_speak_of() -> None:
     buffer = EventBuffer()
     buffer.add(step(1))
     buffer.close()
     for number in range(1_000):
+        buffer.append(token(number))
         buffer.add(step(number))
     assert len(buffer) <= 1
 

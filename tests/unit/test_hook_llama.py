@@ -62,6 +62,9 @@ class World:
         for event in self.buffer.take(1_000_000):
             if event[0] == "step":
                 told.steps.append(event)
+            elif event[0] == "token":
+                _, model, start_ns, end_ns, name, context = event
+                told.steps.append(("step", model, start_ns, end_ns, ((name, 0, 1, context),)))
             else:
                 told.finishes.append(event)
         return told

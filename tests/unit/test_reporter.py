@@ -103,6 +103,7 @@ def test_a_batch_says_who_what_and_when(world: World) -> None:
     daemon = world.daemon()
     world.buffer.add(("step", "tiny", 100, 200, (("r1", 7, 0, 0), ("r2", 0, 1, 50))))
     world.buffer.add(("step", "tiny", 200, 300, ()))
+    world.buffer.add(("token", "tiny", 300, 400, "r2", 51))
     world.buffer.add(("finish", "tiny", 400, "r2", 60, 10, 9, True))
     world.reporter()
     assert daemon.wait(lambda: bool(daemon.batches))
@@ -117,18 +118,21 @@ def test_a_batch_says_who_what_and_when(world: World) -> None:
     assert (engine.engine, engine.kind) == (f"llama_cpp-{os.getpid()}", "llama_cpp")
     assert (engine.model, engine.workload, engine.job) == ("tiny", "w1", "j?1")
     assert list(engine.pids) == [os.getpid()]
-    first, second = batch.steps
+    first, second, third = batch.steps
     assert (first.sequence, first.start_ns, first.end_ns) == (1, 100, 200)
     assert [batch.request_ids[index] for index in first.requests] == ["r1", "r2"]
     assert (list(first.prefill_tokens), list(first.decode_tokens)) == ([7, 0], [0, 1])
     assert list(first.context_tokens) == [0, 50]
     assert (second.sequence, list(second.requests)) == (2, [])
+    assert (third.start_ns, third.end_ns, list(third.requests)) == (300, 400, [1])
+    counts = (third.prefill_tokens, third.decode_tokens, third.context_tokens)
+    assert [list(count) for count in counts] == [[0], [1], [51]]
     (finish,) = batch.finishes
     assert batch.request_ids[finish.request] == "r2"
     assert (finish.t_ns, finish.prompt_tokens, finish.cached_tokens) == (400, 60, 10)
     assert (finish.decode_tokens, finish.aborted) == (9, True)
     totals = batch.totals
-    assert (totals.steps, totals.prefill_tokens, totals.decode_tokens) == (2, 7, 1)
+    assert (totals.steps, totals.prefill_tokens, totals.decode_tokens) == (3, 7, 2)
     assert (totals.finishes, batch.dropped_events) == (1, 0)
 
 

@@ -39,10 +39,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec
 
-from wattledger_collectors.engines.events import Event, EventBuffer, Part
+from wattledger_collectors.engines.events import Event, EventBuffer, Part, TokenEvent
 
 KIND = "llama_cpp"
 PAUSE_NS = 50_000_000
+_UNCHECKED_TOKENS = 64
 _REMEMBERED_NAMES = 1024
 
 P = ParamSpec("P")
@@ -95,6 +96,7 @@ class Hook:
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.add = buffer.add
+        self.append = buffer.append
         self.begin = begin
         self.now_ns = now_ns
         self._model = model
@@ -122,7 +124,7 @@ class Hook:
     def forget_all(self) -> None:
         """What is open belongs to the parent process, which tells it."""
         for request in self.open_requests:
-            request.add = _untold
+            request.add = request.append = _untold
         self.open_requests.clear()
 
     def model_of(self, llama: Any) -> str:
@@ -215,9 +217,9 @@ class _Request:
     """One run of `generate`: what it computed, and up to when that has been told."""
 
     __slots__ = (
-        "_hook", "_llama", "_prompt", "_ready_ns", "_tokens_before", "add", "cached_tokens",
-        "computed_tokens", "decode_tokens", "mark_ns", "model", "name", "now_ns",
-        "prompt_tokens", "token",
+        "_hook", "_llama", "_prompt", "_ready_ns", "_tokens_before", "add", "append",
+        "cached_tokens", "computed_tokens", "decode_tokens", "mark_ns", "model", "name",
+        "now_ns", "prompt_tokens", "token",
     )  # fmt: skip
 
     def __init__(self, hook: Hook, llama: Any, prompt: Sequence[int]) -> None:
@@ -227,6 +229,7 @@ class _Request:
         self.token: int | None = None
         self.now_ns = hook.now_ns
         self.add: Callable[[Event], None] = _untold
+        self.append: Callable[[Event], None] = _untold
         self.name = self.model = ""
         self.prompt_tokens = self.cached_tokens = self.computed_tokens = self.decode_tokens = 0
         self.mark_ns = self._ready_ns = self._tokens_before = 0
@@ -243,7 +246,7 @@ class _Request:
             previous.abandoned()
         self._llama._wattledger_prefill = self
         self._hook.open_requests.add(self)
-        self.add = self._hook.add
+        self.add, self.append = self._hook.add, self._hook.append
         self._hook.begin()
 
     @_harmless
@@ -289,7 +292,7 @@ class _Request:
                 self._llama._wattledger_live = None
             counts = (self.prompt_tokens, self.cached_tokens, self.decode_tokens)
             self.add(("finish", self.model, self.now_ns(), self.name, *counts, aborted))
-        self.add = _untold
+        self.add = self.append = _untold
 
     def abandoned(self) -> None:
         """The generator is open, but its Llama works on something else or the process ends."""
@@ -327,11 +330,13 @@ def _metered(request: _Request, inner: Tokens) -> Tokens:
                 start_ns = resumed_ns if resumed_ns - mark_ns > PAUSE_NS else mark_ns
                 decoded = request.decode_tokens
                 request.decode_tokens = decoded + 1
-                part = (name, 0, 1, prompt_tokens + decoded)
+                context = prompt_tokens + decoded
+                event: TokenEvent = ("token", model, start_ns, end_ns, name, context)
                 try:
-                    request.add(("step", model, start_ns, end_ns, (part,)))
+                    tell = request.append if decoded % _UNCHECKED_TOKENS else request.add
+                    tell(event)
                 except Exception:  # noqa: BLE001 - the engine hook's border
-                    request.add = _untold
+                    request.add = request.append = _untold
     except StopIteration as stop:
         return stop.value
     except BaseException as error:
