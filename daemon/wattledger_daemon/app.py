@@ -30,6 +30,8 @@ from wattledger_collectors.socket_path import checked_socket_path, default_socke
 from wattledger_daemon import logs
 from wattledger_daemon.bank import SensorBank, find_sensors
 from wattledger_daemon.config import LIVE_KEYS, DaemonConfig, find_config, load_config
+from wattledger_daemon.export.exports import Exports
+from wattledger_daemon.export.figures import Identity
 from wattledger_daemon.heart.accountant import AccountantSettings
 from wattledger_daemon.hosttime import HostTime, read_boot_id
 from wattledger_daemon.ingest import CollectorService
@@ -122,6 +124,8 @@ class Daemon:
         with ExitStack() as stack:
             stack.enter_context(LedgerLock(ledger_file))
             self._bank.require()
+            exports = Exports(self._config, self._identity())
+            stack.callback(exports.stop)
             server = SocketServer(
                 socket_path(self._config, self._environ), self._config.collect.socket_mode
             )
@@ -130,11 +134,12 @@ class Daemon:
             server.bind()
             ledger = open_ledger(f"sqlite:{ledger_file}", writable=True, create=True)
             stack.callback(ledger.close)
-            pipeline = self._recover(ledger)
+            pipeline = self._recover(ledger, exports)
             pipeline.begin()
             server.start(*self._services(pipeline, ledger_file))
             stack.callback(self._bank.stop)
             self._bank.start()
+            exports.start()
             _settle_memory()
             notify(self._environ, "READY=1")
             _LOG.info(event("ready", ledger=ledger_file, pid=os.getpid()))
@@ -145,13 +150,20 @@ class Daemon:
             pipeline.finish()
         _LOG.info(event("stopped"))
 
-    def _recover(self, ledger: DaemonLedger) -> Pipeline:
+    def _identity(self) -> Identity:
+        started_ns = self._time.monotonic_ns()
+        return Identity(self._host, wattledger.__version__, uuid.uuid4().hex, started_ns)
+
+    def _recover(self, ledger: DaemonLedger, exports: Exports) -> Pipeline:
         """Stand the books where the journal says they stood."""
         config, now_ns = self._config, self._time.monotonic_ns()
-        settings = AccountantSettings(window_ns=config.sampling.window_s * NS_PER_S)
+        settings = AccountantSettings(
+            window_ns=config.sampling.window_s * NS_PER_S, learn_idle=True
+        )
         clock = Clock(self._host, self._boot_id, self._time.epoch_ns())
         pinned = [PinnedCost(engine, cost) for engine, cost in config.cost.items()]
         recovered = recover(ledger, self._sources, clock, now_ns, settings=settings, pinned=pinned)
+        exports.begin(recovered.accountant.booked_until_ns)
         return Pipeline(
             ledger,
             recovered,
@@ -163,6 +175,7 @@ class Daemon:
             horizon_ns=settings.horizon_ns or 0,
             sensors=self._bank.health,
             zone=config.site.zone,
+            listeners=exports.listeners,
         )
 
     def _services(
@@ -170,7 +183,12 @@ class Daemon:
     ) -> tuple[CollectorService, NodeService]:
         clock, daemon_id = self._time.monotonic_ns, uuid.uuid4().hex
         identity = NodeIdentity(
-            wattledger.__version__, daemon_id, self._host, f"sqlite:{ledger_file}", clock()
+            wattledger.__version__,
+            daemon_id,
+            self._host,
+            f"sqlite:{ledger_file}",
+            clock(),
+            self._config.sampling.window_s,
         )
         collector = CollectorService(
             self._sources, boot_id=self._boot_id, daemon_id=daemon_id, clock=clock
@@ -194,6 +212,7 @@ class Daemon:
                 return
             else:
                 pipeline.turn()
+                self._bank.watch()
                 if watched:
                     notify(self._environ, "WATCHDOG=1")
                 next_s = max(next_s + _TURN_S, time.monotonic())

@@ -17,6 +17,7 @@ from wattledger_collectors.sensors.protocol import (
     SensorSettings,
     UseSensor,
 )
+from wattledger_daemon.beats import Beat
 from wattledger_daemon.config import DaemonConfig
 from wattledger_daemon.logs import event
 from wattledger_daemon.sampling import Emit, Polled, SensorHealth, SensorRunner, SensorState, Source
@@ -67,11 +68,13 @@ class SensorBank:
     ) -> None:
         self._static_w = config.power.static_w
         self._required = config.sensors.named("require")
+        self._beats: list[Beat] = []
         settings = SensorSettings(
             period_s=config.sampling.period_s,
             use_period_s=config.sampling.use_period_s,
             cpu_use_period_s=config.sampling.use_period_s,
             cpu_tdp_w=config.power.cpu_tdp_w,
+            redfish=config.redfish.access,
         )
         off = config.sensors.named("off")
         self._runners = {
@@ -122,18 +125,30 @@ class SensorBank:
                 )
 
     def start(self) -> None:
-        """Begin to read, each sensor on its own thread."""
-        for runner in self.runners:
-            runner.start()
+        """Begin to read: energy on one thread, use on another, until one proves to be slow."""
+        energy = self.runners[: len(self._runners)]
+        self._spawn(tuple(energy), name="sensors")
+        self._spawn(tuple(self._users), name="use")
+
+    def watch(self) -> None:
+        """Free the sensors that wait behind one that is stuck."""
+        for beat in list(self._beats):
+            beat.watch()
 
     def stop(self) -> None:
         """Stop every sensor within a second; one that blocks is left behind."""
-        runners = self.runners
-        for runner in runners:
-            runner.ask_to_stop()
+        beats = list(self._beats)
+        for beat in beats:
+            beat.ask_to_stop()
         until_ns = time.monotonic_ns() + int(_STOP_S * NS_PER_S)
-        for runner in runners:
-            runner.join(max(0.0, (until_ns - time.monotonic_ns()) / NS_PER_S))
+        for beat in beats:
+            beat.join(max(0.0, (until_ns - time.monotonic_ns()) / NS_PER_S))
+
+    def _spawn(self, runners: tuple[SensorRunner, ...], name: str = "") -> None:
+        beat = Beat(name or f"sensor-{runners[0].name}", runners, self._spawn)
+        # Appending is atomic: the pipeline thread and the beats themselves may come here at once.
+        self._beats.append(beat)
+        beat.start()
 
     def close(self) -> None:
         """Release every sensor of a bank that was never started."""

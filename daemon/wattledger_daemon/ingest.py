@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
+import grpc.aio
 from google.protobuf.message import DecodeError
 
 from wattledger_daemon.batches import BadBatchError, check_batch
@@ -16,6 +17,7 @@ from wattledger_daemon.sources import BusyError, Sources
 from wattledger_proto.v1 import collect_pb2
 
 _SERVICE = collect_pb2.DESCRIPTOR.services_by_name["Collector"]
+PushContext = grpc.aio.ServicerContext[bytes, collect_pb2.Receipt]
 
 
 class CollectorService:
@@ -42,7 +44,7 @@ class CollectorService:
         )
         return grpc.method_handlers_generic_handler(_SERVICE.full_name, {"Push": push})
 
-    def push(self, message: bytes, context: grpc.ServicerContext) -> collect_pb2.Receipt:
+    async def push(self, message: bytes, context: PushContext) -> collect_pb2.Receipt:
         """Queue a batch and say how far this source's batches are on disk.
 
         Ends the call with INVALID_ARGUMENT for a malformed batch, which must not be sent
@@ -56,9 +58,9 @@ class CollectorService:
             committed = self._sources.take(request, now_ns)
         except BadBatchError as error:
             self._sources.refuse(request.source, str(error))
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except BusyError as error:
-            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return collect_pb2.Receipt(daemon_id=self._daemon_id, committed_sequence=committed)
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from wattledger.records import DEFAULT_COST_MODEL, Device, Engine, Evidence, PinnedCost, Process
+from wattledger.trace import encode
 
 _MAX_SUBSCRIBERS = 2
 _MAX_CHUNKS = 64
@@ -29,10 +33,10 @@ class Subscription:
         except queue.Full:
             self.ended = "the recording fell behind: read it faster"
 
-    def next(self, timeout_s: float) -> Lines:
-        """The next lines; empty where none came in time."""
+    def next(self) -> Lines:
+        """The next lines; empty where none are there."""
         try:
-            return self._chunks.get(timeout=timeout_s)
+            return self._chunks.get_nowait()
         except queue.Empty:
             return ()
 
@@ -72,6 +76,69 @@ class Recorder:
             subscription.begun = True
 
     def end(self, reason: str) -> None:
-        """Close every recording."""
+        """Close every recording that has begun."""
         for subscription in self._subscriptions:
-            subscription.ended = reason
+            if subscription.begun:
+                subscription.ended = reason
+
+
+class Transcript:
+    """Makes of evidence what a replay will read as the daemon did.
+
+    A replay sorts by time, and takes what bears no time (devices, engines, cost models) for true
+    all along: so that a recording must end where one of those changes.
+    """
+
+    def __init__(self) -> None:
+        self._devices: dict[str, Device] = {}
+        self._engines: dict[str, Engine] = {}
+        self._costs: dict[str, PinnedCost] = {}
+
+    def changed(self, known: Sequence[Evidence]) -> str | None:
+        """Compare with what was `known` a turn ago; the reason to end recordings, if any."""
+        devices = {item.device: item for item in known if isinstance(item, Device)}
+        engines = {item.engine: item for item in known if isinstance(item, Engine)}
+        costs = {item.engine: item for item in known if isinstance(item, PinnedCost)}
+        reason = None
+        if name := _differing(self._devices, devices):
+            reason = f"what is known of {name} (its idle power, say) changed"
+        elif name := _differing(self._engines, engines):
+            reason = f"engine {name} registered anew with other processes"
+        elif name := _differing(self._costs, costs):
+            reason = f"the cost model of {name} changed"
+        self._devices, self._engines, self._costs = devices, engines, costs
+        return f"{reason}: record again" if reason else None
+
+    def preamble(self, known: Sequence[Evidence]) -> list[Evidence]:
+        """What is known, without cost models of engines that never came, which no line explains."""
+        return [item for item in known if not isinstance(item, PinnedCost) or self._told(item)]
+
+    def lines_of(self, evidence: Sequence[Evidence], known: Sequence[Evidence]) -> list[str]:
+        """A turn's evidence as lines, who and what in it as it is `known` now."""
+        processes = {item.pid: item for item in known if isinstance(item, Process)}
+        lines = []
+        for item in evidence:
+            match item:
+                case Device():
+                    lines.append(encode(self._devices.get(item.device, item)))
+                case Process():
+                    lines.append(encode(processes.get(item.pid, item)))
+                case PinnedCost():
+                    pass  # said with its engine
+                case _:
+                    lines.append(encode(item))
+            if isinstance(item, Engine) and (cost := self._costs.get(item.engine)):
+                lines += [encode(cost)] if self._told(cost) else []
+        return lines
+
+    def _told(self, pinned: PinnedCost) -> bool:
+        """Whether a line can say it; a replay has the default weights by itself."""
+        return pinned.engine in self._engines and pinned.cost != DEFAULT_COST_MODEL
+
+
+T = TypeVar("T")
+
+
+def _differing(before: Mapping[str, T], now: Mapping[str, T]) -> str | None:
+    """The first name that both know, each otherwise."""
+    return next((name for name, item in before.items() if now.get(name, item) != item), None)

@@ -1,18 +1,18 @@
-"""Drives each sensor on a thread of its own, and survives whatever a sensor does.
+"""Drives one sensor, and survives whatever it does; `beats.py` gives it a thread.
 
 This is one of the two borders where a broad `except` stands: a sensor that raises is counted,
-told when its state changes, and tried again later and later. A sensor that blocks delays
-nobody but itself.
+told when its state changes, and tried again later and later.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
 
 from wattledger.records import NS_PER_S, CounterReading, Device, Evidence, PowerReading
 from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault, Sensor, UseSensor
@@ -21,7 +21,13 @@ from wattledger_daemon.logs import event
 _LOG = logging.getLogger(__name__)
 _BACKOFF_S = 1.0
 _BACKOFF_LONGEST_S = 60.0
-_WAKE_S = 0.5
+_HAND_OVER_NS = NS_PER_S
+_SLOW_NS = NS_PER_S // 4
+_STUCK_NS = NS_PER_S
+_STUCK_OPENING_NS = 5 * NS_PER_S
+_BUSY_SHARE = 0.05
+_THROTTLED_S = 30.0
+_REMEMBERED = 5
 
 Emit = Callable[[Sequence[Evidence]], bool]
 Polled = Sequence[Evidence | ReadFault]
@@ -42,8 +48,9 @@ class SensorState(StrEnum):
 class Source:
     """What a runner drives: energy sensors and use sensors under one face.
 
-    `open` and `poll` may raise `Absent`, `Denied` or anything. With `last_word` it is polled once
-    more when it is stopped: what it tells reaches back to the poll before.
+    `open` and `poll` may raise `Absent`, `Denied` or anything. One that is `costly` is polled less
+    often where its polls take long, and once more when it is stopped: what it tells reaches back
+    to the poll before.
     """
 
     name: str
@@ -51,7 +58,7 @@ class Source:
     open: Callable[[], tuple[Device, ...]]
     poll: Callable[[], Polled]
     close: Callable[[], None]
-    last_word: bool = False
+    costly: bool = False
 
     @classmethod
     def of(cls, sensor: Sensor) -> Source:
@@ -61,12 +68,16 @@ class Source:
     @classmethod
     def of_use(cls, sensor: UseSensor, poll: Callable[[], Polled]) -> Source:
         """A use sensor as a source, its `sample` wrapped by `poll`; it has nothing to open."""
-        return cls(sensor.name, sensor.period_s, tuple, poll, sensor.close, last_word=True)
+        return cls(sensor.name, sensor.period_s, tuple, poll, sensor.close, costly=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SensorHealth:
-    """How a sensor is doing; `reason` says why it does not run, and the mend."""
+    """How a sensor is doing; `reason` says why it does not run, and the mend.
+
+    `skipped` counts the polls that were not made because one before them took too long;
+    `throttles` how often it was slowed down for being costly, `period_s` its period now.
+    """
 
     name: str
     state: SensorState
@@ -74,10 +85,18 @@ class SensorHealth:
     reads: int
     failures: int
     last_duration_s: float
+    longest_duration_s: float = 0.0
+    skipped: int = 0
+    throttles: int = 0
+    period_s: float = 0.0
 
 
 class SensorRunner:
-    """One sensor's thread. What it reads goes to `emit`, which never blocks; False: refused."""
+    """One sensor, polled when it is due; any one thread at a time may drive it.
+
+    What it reads goes to `emit`, which never blocks (False: refused), once a second: the poll
+    itself stays as short as it can, for it runs ten times a second on a CPU that has just woken.
+    """
 
     def __init__(
         self,
@@ -87,15 +106,14 @@ class SensorRunner:
         wanted: Callable[[], bool | None] = lambda: True,
         dress: Callable[[Device], Device] = lambda device: device,
         clock: Callable[[], int] = time.monotonic_ns,
-        wait: Callable[[float], bool] | None = None,
     ) -> None:
         """Prepare to drive `source`.
 
         `wanted` says whether to open at all, None while that is not known yet; `dress` adds
-        to a found device what the site's config knows of it. `wait` sleeps that many seconds
-        and says whether to stop.
+        to a found device what the site's config knows of it.
         """
         self.name = source.name
+        self.due_ns = clock()
         self._devices: tuple[Device, ...] = ()
         self._known: frozenset[str] = frozenset()
         self._source = source
@@ -103,16 +121,21 @@ class SensorRunner:
         self._wanted = wanted
         self._dress = dress
         self._clock = clock
-        self._stop = threading.Event()
-        self._wait = wait or self._pause
-        self._thread = threading.Thread(target=self.run, name=f"sensor-{source.name}", daemon=True)
+        self._base_ns = self._period_ns = int(source.period_s * NS_PER_S)
+        self._wait_s = 0.0
         self._state = SensorState.STARTING
         self._reason = ""
         self._reads = 0
         self._failures = 0
-        self._last_duration_s = 0.0
+        self._skipped = 0
+        self._throttles = 0
+        self._last_ns = 0
+        self._longest_ns = 0
+        self._durations_ns: deque[int] = deque(maxlen=_REMEMBERED)
         self._faulty: set[str] = set()
         self._opened = False
+        self._pending: list[Evidence | ReadFault] = []
+        self._handed_ns = self.due_ns
 
     @property
     def health(self) -> SensorHealth:
@@ -123,7 +146,11 @@ class SensorRunner:
             self._reason,
             self._reads,
             self._failures,
-            self._last_duration_s,
+            self._last_ns / NS_PER_S,
+            self._longest_ns / NS_PER_S,
+            self._skipped,
+            self._throttles,
+            self._period_ns / NS_PER_S,
         )
 
     @property
@@ -136,75 +163,103 @@ class SensorRunner:
         """Whether the sensor has said what it can do here."""
         return self._state in (SensorState.RUNNING, SensorState.ABSENT, SensorState.DENIED)
 
-    def start(self) -> None:
-        """Begin to read, on the runner's own thread."""
-        self._thread.start()
+    @property
+    def over(self) -> bool:
+        """Whether the sensor has proved not to be here, or not to be ours to read."""
+        return self._state in (SensorState.ABSENT, SensorState.DENIED)
 
-    def ask_to_stop(self) -> None:
-        """Have the thread end after what it is doing."""
-        self._stop.set()
+    @property
+    def patience_ns(self) -> int:
+        """How long a turn may take before the sensor counts as stuck."""
+        return _STUCK_NS if self._reads else _STUCK_OPENING_NS
 
-    def join(self, timeout_s: float) -> None:
-        """Wait so long for the thread to end; a blocked one is left behind."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+    # ------------------------------------------------------------------- polling
 
-    def run(self) -> None:
-        """Read on absolute deadlines until stopped, or until the sensor proves not to be here.
+    def turn(self) -> bool:
+        """Poll once and settle `due_ns`, on absolute deadlines; whether it was slow.
 
-        Ticks missed by a slow read are skipped, never made up for in a burst.
+        Polls missed by a slow one are skipped, never made up for in a burst. Finding the devices
+        at the start may take its time.
         """
-        period_ns = int(self._source.period_s * NS_PER_S)
-        wait_s = 0.0
-        next_ns = self._clock()
-        while not self._wait(wait_s):
-            worked = self.tick()
-            if self._state in (SensorState.ABSENT, SensorState.DENIED):
-                return
-            now_ns = self._clock()
-            if worked:
-                next_ns += max(1, -((next_ns - now_ns) // period_ns)) * period_ns
-                wait_s = max(0.0, (next_ns - now_ns) / NS_PER_S)
-            else:
-                wait_s = min(max(2 * wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
-                next_ns = now_ns + int(wait_s * NS_PER_S)
-        if self._source.last_word and self._state is SensorState.RUNNING:
-            self.tick()
-        self.close()
+        start_ns, first = self._clock(), not self._reads
+        worked = self._poll()
+        end_ns = self._clock()
+        if not worked:
+            self._wait_s = min(max(2 * self._wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
+            self.due_ns = end_ns + int(self._wait_s * NS_PER_S)
+            return end_ns - start_ns > _SLOW_NS and not first
+        self._wait_s = 0.0
+        self._last_ns = end_ns - start_ns
+        if end_ns - self._handed_ns >= _HAND_OVER_NS - self._period_ns // 2:
+            self._flush()
+        if self._source.costly:
+            self._throttle()
+        beats = max(1, -((self.due_ns - end_ns) // self._period_ns))
+        self._skipped += beats - 1
+        self.due_ns += beats * self._period_ns
+        self._longest_ns = max(self._longest_ns, self._last_ns)
+        return self._last_ns > _SLOW_NS and not first
 
-    def _pause(self, seconds: float) -> bool:
-        """Sleep; whether to stop. An event that can be woken costs twice a bare sleep."""
-        if seconds > _WAKE_S:
-            return self._stop.wait(seconds)
-        time.sleep(seconds)
-        return self._stop.is_set()
+    def tick(self) -> bool:
+        """Open where that is still to be done, poll once, hand over; whether it worked."""
+        return self._poll() and self._flush()
+
+    def finish(self) -> None:
+        """Say the last word, and release what the sensor holds."""
+        if self._source.costly and self._state is SensorState.RUNNING:
+            self._poll()
+        self._flush()
+        self.close()
 
     def close(self) -> None:
         """Release what the sensor holds."""
-        self._source.close()
+        try:
+            self._source.close()
+        except Exception as error:  # noqa: BLE001 - the border: others share this thread
+            _LOG.warning(event("sensor_close_failed", sensor=self.name, reason=error))
 
-    def tick(self) -> bool:
-        """Open where that is still to be done, then poll once; whether it worked."""
-        start_ns = self._clock()
+    def _poll(self) -> bool:
         try:
             if not self._opened and not self._open():
                 return False
-            self._hand_over(self._source.poll())
-        except Absent as absent:
-            self._settle(SensorState.ABSENT, absent.reason)
-            return False
-        except Denied as denied:
-            self._settle(SensorState.DENIED, str(denied))
-            return False
+            self._pending += self._source.poll()
         except Exception as error:  # noqa: BLE001 - the border: no sensor may end the daemon
+            self._flush()
+            self._failed(error)
+            return False
+        self._reads += 1
+        if self._state is not SensorState.RUNNING:
+            if not self._flush():
+                return False
+            self._settle(SensorState.RUNNING, "")
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, Absent):
+            self._settle(SensorState.ABSENT, error.reason)
+        elif isinstance(error, Denied):
+            self._settle(SensorState.DENIED, str(error))
+        else:
             self._failures += 1
             self._opened = False
             self._settle(SensorState.FAILING, f"{type(error).__name__}: {error}")
-            return False
-        self._last_duration_s = (self._clock() - start_ns) / NS_PER_S
-        self._reads += 1
-        self._settle(SensorState.RUNNING, "")
-        return True
+
+    def _throttle(self) -> None:
+        """Keep a costly sensor's polls to a twentieth of the time: a driver locks others out."""
+        self._durations_ns.append(self._last_ns)
+        spent_ns = median(self._durations_ns)
+        wanted_ns = min(
+            max(self._base_ns, int(spent_ns / _BUSY_SHARE)), int(_THROTTLED_S * NS_PER_S)
+        )
+        # Not at every wobble: only where the period would double, or could be halved.
+        if wanted_ns >= 2 * self._period_ns:
+            self._throttles += 1
+            _LOG.warning(
+                event("sensor_throttled", sensor=self.name, period_s=f"{wanted_ns / NS_PER_S:.1f}")
+            )
+        elif 2 * wanted_ns > self._period_ns and wanted_ns > self._base_ns:
+            return
+        self._period_ns = wanted_ns
 
     def _open(self) -> bool:
         wanted = self._wanted()
@@ -219,6 +274,19 @@ class SensorRunner:
         self._devices = devices
         self._known = frozenset(device.device for device in devices)
         self._opened = True
+        return True
+
+    # --------------------------------------------------------------- handing over
+
+    def _flush(self) -> bool:
+        """Hand over what was polled; False where it names a device that `open` did not."""
+        polled, self._pending = self._pending, []
+        self._handed_ns = self._clock()
+        try:
+            self._hand_over(polled)
+        except LookupError as error:
+            self._failed(error)
+            return False
         return True
 
     def _hand_over(self, polled: Polled) -> None:

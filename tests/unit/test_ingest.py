@@ -481,7 +481,7 @@ def test_a_recording_that_falls_behind_is_ended_not_waited_for() -> None:
     assert recorder.subscribe() is None
     for number in range(200):
         recorder.publish([str(number)], lambda: ["header"])
-        assert quick.next(0) == (["header"] if number == 0 else [str(number)])
+        assert quick.next() == (["header"] if number == 0 else [str(number)])
     assert slow.ended
     assert quick.ended is None
     recorder.unsubscribe(slow)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,9 +14,7 @@ from wattledger.records import (
     Device,
     DeviceKind,
     Evidence,
-    Process,
     StaticBasis,
-    UseRecord,
 )
 from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault
 from wattledger_daemon.bank import SensorBank
@@ -130,116 +127,6 @@ def test_a_reading_of_an_unknown_device_never_reaches_the_books() -> None:
     assert runner.health.state is SensorState.FAILING
     assert "gpu9" in runner.health.reason
     assert sink.evidence == [GPU0]
-
-
-def test_a_sensor_that_blocks_delays_nobody_else() -> None:
-    blocked, released, read = threading.Event(), threading.Event(), threading.Event()
-    slow = FakeSensor([GPU0], [[]], name="slow")
-
-    def block() -> None:
-        blocked.set()
-        released.wait()
-
-    slow.open_with = block
-    quick = FakeSensor([GPU1], [[reading(i, "gpu1")] for i in range(1000)], name="quick")
-    slow_runner = SensorRunner(Source.of(slow), Sink())
-
-    def emit(evidence: Sequence[Evidence]) -> bool:
-        if any(isinstance(item, CounterReading) for item in evidence):
-            read.set()
-        return True
-
-    quick_runner = SensorRunner(Source.of(quick), emit)
-    slow_runner.start()
-    assert blocked.wait(30)
-    quick_runner.start()
-    assert read.wait(30)
-    for runner in (slow_runner, quick_runner):
-        runner.ask_to_stop()
-    quick_runner.join(30)
-    slow_runner.join(0)
-    assert quick.closed == 1
-    assert slow_runner.health.state is SensorState.STARTING
-    released.set()
-    slow_runner.join(30)
-    assert slow.closed == 1
-
-
-def test_deadlines_are_absolute_and_missed_ticks_are_skipped() -> None:
-    """Each read takes 30 ms, the third one 250 ms; the grid of 100 ms holds."""
-    now_ns, starts = [0], []
-    sensor = FakeSensor([GPU0])
-
-    def poll() -> list[CounterReading]:
-        starts.append(now_ns[0] // 1_000_000)
-        now_ns[0] += 250_000_000 if len(starts) == 3 else 30_000_000
-        return []
-
-    def wait(seconds: float) -> bool:
-        now_ns[0] += round(seconds * 1e9)
-        return len(starts) == 6
-
-    source = Source("fake", 0.1, sensor.open, poll, sensor.close)
-    SensorRunner(source, Sink(), clock=lambda: now_ns[0], wait=wait).run()
-    assert starts == [0, 100, 200, 500, 600, 700]
-
-
-def test_failures_are_tried_again_later_and_later() -> None:
-    waits: list[float] = []
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        return len(waits) == 9
-
-    sensor = FakeSensor([GPU0], [OSError("bus")] * 9)
-    SensorRunner(Source.of(sensor), Sink(), clock=lambda: 0, wait=wait).run()
-    assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
-
-
-class FakeUse:
-    """A use sensor that counts its samples."""
-
-    name = "use"
-    period_s = 1.0
-    beside: tuple[str, ...] = ()
-
-    def __init__(self, answers: Sequence[object]) -> None:
-        self.told: list[str] = []
-        self._answers = list(answers)
-
-    def set_devices(self, devices: Iterable[Device]) -> None:
-        pass
-
-    def sample(self) -> list[UseRecord | Process]:
-        self.told.append("sample")
-        answer = self._answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return [UseRecord("cpu0", len(self.told) - 1, len(self.told), ())]
-
-    def close(self) -> None:
-        self.told.append("close")
-
-
-@pytest.mark.parametrize(
-    ("answers", "told"),
-    [
-        ([None] * 3, ["sample", "sample", "sample", "close"]),
-        ([None, OSError("gone")], ["sample", "sample", "close"]),
-    ],
-)
-def test_use_is_told_up_to_the_stop(answers: Sequence[object], told: list[str]) -> None:
-    sensor, waits, sink = FakeUse(answers), [0], Sink()
-
-    def wait(_: float) -> bool:
-        waits[0] += 1
-        return waits[0] == 3
-
-    source = Source.of_use(sensor, sensor.sample)
-    SensorRunner(source, sink, clock=lambda: 0, wait=wait).run()
-    assert sensor.told == told
-    uses = [item for item in sink.evidence if isinstance(item, UseRecord)]
-    assert len(uses) == answers.count(None)
 
 
 # ------------------------------------------------------------------------ the bank

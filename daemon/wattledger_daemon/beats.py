@@ -1,0 +1,110 @@
+"""The threads that sensors are driven by: few, since waking is what a meter pays for most.
+
+A beat drives several sensors one after the other. One that was slow gets a beat of its own, and
+one that is stuck keeps its thread to itself, while the others go on in a new one: a sensor that
+blocks delays nobody but itself, save once and by a second or so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from wattledger.records import NS_PER_S
+from wattledger_daemon.logs import event
+from wattledger_daemon.sampling import SensorRunner
+
+_LOG = logging.getLogger(__name__)
+_WAKE_S = 0.5
+
+
+class Beat:
+    """One thread and the sensors that are its own; `wait` sleeps and says whether to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        runners: Iterable[SensorRunner],
+        spawn: Callable[[tuple[SensorRunner, ...]], None],
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        """Prepare the thread; `spawn` starts another beat for runners that leave this one."""
+        self._runners = tuple(runners)
+        self._spawn = spawn
+        self._clock = clock
+        self._stop = threading.Event()
+        self._wait = wait or self._pause
+        self._lock = threading.Lock()
+        self._busy: SensorRunner | None = None
+        self._since_ns = 0
+        self._thread = threading.Thread(target=self.run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Have the thread end after what it is doing."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long for the thread to end; a blocked one is left behind."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def run(self) -> None:
+        """Drive the sensors until stopped, or until none is left."""
+        while self._runners and not self._wait(self._rest_s()):
+            now_ns = self._clock()
+            for runner in self._runners:
+                if runner.due_ns <= now_ns and self._claim(runner):
+                    self._after(runner, slow=runner.turn())
+        for runner in self._runners:
+            runner.finish()
+
+    def watch(self) -> None:
+        """Leave a sensor that is stuck to this thread, and the others to a new one; any thread."""
+        with self._lock:
+            stuck, runners = self._busy, self._runners
+            if stuck is None or len(runners) < 2:
+                return
+            if self._clock() - self._since_ns < stuck.patience_ns:
+                return
+            self._runners = (stuck,)
+        _LOG.warning(event("sensor_stuck", sensor=stuck.name, mend="it has its thread to itself"))
+        self._spawn(tuple(runner for runner in runners if runner is not stuck))
+
+    def _rest_s(self) -> float:
+        due_ns = min(runner.due_ns for runner in self._runners)
+        return max(0.0, (due_ns - self._clock()) / NS_PER_S)
+
+    def _claim(self, runner: SensorRunner) -> bool:
+        """Whether this thread may drive it: while another turn took long it may have left."""
+        with self._lock:
+            if runner not in self._runners:
+                return False
+            self._busy, self._since_ns = runner, self._clock()
+            return True
+
+    def _after(self, runner: SensorRunner, *, slow: bool) -> None:
+        with self._lock:
+            self._busy = None
+            leaves = runner.over or (slow and len(self._runners) > 1)
+            if leaves:
+                self._runners = tuple(other for other in self._runners if other is not runner)
+        if runner.over:
+            runner.close()
+        elif leaves:
+            _LOG.info(event("sensor_slow", sensor=runner.name, mend="it gets a thread of its own"))
+            self._spawn((runner,))
+
+    def _pause(self, seconds: float) -> bool:
+        """Sleep; whether to stop. An event that can be woken costs twice a bare sleep."""
+        if seconds > _WAKE_S:
+            return self._stop.wait(seconds)
+        time.sleep(seconds)
+        return self._stop.is_set()
