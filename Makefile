@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; both do all set-up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench engines stubs clean
+.PHONY: help demo test lint check bench truth soak engines stubs clean
 
 BIN := .venv/bin
 
@@ -24,9 +24,17 @@ lint:  ## Style alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: engines  ## Cost of the daemon, the hook and the command line, against their bars
+bench: engines  ## Cost of the daemon, the hook and the command line, against bars and peers
 	@scripts/environment.sh dev
 	$(BIN)/python -m benchmarks
+
+truth:  ## Known power through the real library path: the table of docs/accuracy.md
+	@scripts/environment.sh dev
+	$(BIN)/python -m benchmarks truth
+
+soak:  ## An hour of a daemon under traffic: does anything grow?
+	@scripts/environment.sh dev
+	$(BIN)/python -m benchmarks soak
 
 engines:  ## Build the real engine that the tests and the demo use (kept between runs)
 	@scripts/engines.sh >/dev/null

@@ -1,28 +1,46 @@
-"""`python -m benchmarks [daemon] [hook] [cli]`: all without a name. Exit 1: a bar is missed."""
+"""`python -m benchmarks [NAME...]`; without a name hook, cli, daemon and peers.
+
+`truth`, `export`, `soak` and `peers-apart` run only by name. Exit 1: a bar is missed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks import cli_cost, daemon_cost, hook_cost
+from benchmarks import cli_cost, daemon_cost, export_cost, hook_cost, peers, soak, truth
 from benchmarks.table import Figure, print_table
 
-BENCHES = {"hook": hook_cost.measure, "cli": cli_cost.measure, "daemon": daemon_cost.measure}
+USUAL = ("hook", "cli", "daemon", "peers")
+BENCHES = {
+    "hook": hook_cost.measure,
+    "cli": cli_cost.measure,
+    "daemon": daemon_cost.measure,
+    "peers": peers.measure,
+    "peers-apart": peers.measure_apart,
+    "truth": truth.measure,
+    "export": export_cost.measure,
+}
 
 
-def main(names: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run the benches named and print one table."""
-    unknown = [name for name in names if name not in BENCHES]
-    if unknown:
-        print(f"benchmarks: unknown {unknown[0]!r}; known: {', '.join(BENCHES)}", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)} or soak")
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of the soak")
+    parser.add_argument("--csv", type=Path, help="where the soak's samples go")
+    arguments = parser.parse_args(argv)
+    benches = {**BENCHES, "soak": lambda: soak.measure(arguments.minutes, arguments.csv)}
+    for name in arguments.names:
+        if name not in benches:
+            parser.error(f"unknown {name!r}; known: {', '.join(benches)}")
     figures: list[Figure] = []
-    for name in names or BENCHES:
+    for name in arguments.names or USUAL:
         print(f"measuring: {name}", file=sys.stderr)
-        figures += BENCHES[name]()
+        figures += benches[name]()
     return 0 if print_table(figures) else 1
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from wattledger_cli.examine import Finding, examine_daemon, examine_ledger, examine_sensors
+from wattledger_cli.examine import Finding, examine_ledger, examine_sensors
+from wattledger_cli.examine_daemon import examine_daemon
+from wattledger_cli.examine_host import examine_host
 from wattledger_cli.options import options_of
 from wattledger_cli.output import draw_table, emit
 from wattledger_cli.tables import Cells, words
@@ -16,11 +18,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def doctor(context: typer.Context) -> None:
     """Tell what can be measured here, what not, why, and the mend.
 
+    A sensor stands here twice: as this user could read it, and as the running daemon reads it. One
+    that works for the daemon and is denied to this user is as it should be.
+
     Example: wattledger doctor --format json
     """
     options = options_of(context)
-    findings = [*examine_sensors(), examine_ledger(options.ledger_url()), *examine_daemon()]
-    records = [finding.to_json() for finding in findings]
+    findings = [*examine_sensors(), *examine_host(), examine_ledger(options.ledger_url())]
+    findings += examine_daemon()
+    document = {
+        "schema": "wattledger.doctor/1",
+        "findings": [finding.to_json() for finding in findings],
+    }
 
     def draw() -> None:
         draw_table(
@@ -31,7 +40,7 @@ def doctor(context: typer.Context) -> None:
             )
         )
 
-    emit(options, {"schema": "wattledger.doctor/1", "findings": records}, records, draw)
+    emit(options, document, [finding.to_record() for finding in findings], draw)
 
 
 def _label(finding: Finding) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,7 +14,7 @@ from wattledger.records import Device, DeviceKind
 from wattledger.store import ledger_path, open_ledger
 from wattledger.timespan import format_instant
 from wattledger_cli.figures import figure
-from wattledger_cli.node import daemon_status, local_socket
+from wattledger_cli.node import join_group
 from wattledger_collectors.sensors.protocol import Absent, Denied, Sensor, SensorSettings
 
 STAND_IN = "estimate"
@@ -21,10 +22,12 @@ MENDED = ": "
 
 
 class State(StrEnum):
-    """How a part does; `spare` is a stand-in that nothing needs here."""
+    """How a part does; `spare` is a stand-in that nothing needs here, `notice` works but for."""
 
     READY = "ready"
     SPARE = "spare"
+    NOTICE = "notice"
+    STARTING = "starting"
     ABSENT = "absent"
     DENIED = "denied"
     FAILING = "failing"
@@ -32,17 +35,28 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one part; `mend` is empty where there is nothing to mend."""
+    """What was found of one part; `mend` is empty where there is nothing to mend.
+
+    `figures` are what the daemon measures of itself, by names that end in their unit.
+    """
 
     part: str
     name: str
     state: State
     detail: str
     mend: str = ""
+    figures: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """Its fields by name."""
-        return dict(asdict(self))
+        """Its fields by name; figures where there are any."""
+        told: dict[str, object] = dict(asdict(self))
+        return told if self.figures else self.to_record()
+
+    def to_record(self) -> dict[str, object]:
+        """Its fields by name, each a plain value."""
+        told: dict[str, object] = dict(asdict(self))
+        del told["figures"]
+        return told
 
 
 def examine_sensors() -> list[Finding]:
@@ -102,6 +116,8 @@ def examine_ledger(url: str) -> Finding:
         finally:
             store.close()
     except WattledgerError as error:
+        if path is not None and (closed := closed_to_us(path)):
+            return Finding("ledger", url, State.DENIED, f"{path} is closed to this user", closed)
         detail, _, mend = str(error).rpartition(MENDED)
         state = State.FAILING if path is not None and path.exists() else State.ABSENT
         return Finding("ledger", url, state, detail, mend)
@@ -110,24 +126,14 @@ def examine_ledger(url: str) -> Finding:
     return Finding("ledger", url, State.READY, f"{path}, {mega} MB, holds {held}")
 
 
-def examine_daemon() -> Iterator[Finding]:
-    """Whether the daemon answers, and the engines that report to it."""
-    socket: Path | None = None
-    try:
-        socket = local_socket()
-        status = daemon_status(socket)
-    except WattledgerError as error:
-        detail, _, mend = str(error).rpartition(MENDED)
-        state = State.FAILING if socket is not None and socket.exists() else State.ABSENT
-        yield Finding("daemon", str(socket or "-"), state, detail, mend)
-        return
-    detail = (
-        f"{socket}, wattledgerd {status.software}, up {figure(status.uptime_s)} s,"
-        f" {status.windows_booked} windows booked, ledger {status.ledger}"
-    )
-    yield Finding("daemon", str(socket), State.READY, detail)
-    for engine in status.engines:
-        tokens = f"{engine.prefill_tokens} prefill and {engine.decode_tokens} decode tokens"
-        yield Finding(
-            "engine", engine.engine, State.READY, f"{engine.kind}, {engine.model}, {tokens}"
-        )
+def closed_to_us(path: Path) -> str:
+    """What opens a file to this user, or a folder above it; empty where nothing is closed."""
+    for part in (*reversed(path.parents), path):
+        needed = os.R_OK if part == path else os.X_OK
+        try:
+            found = part.stat()
+        except OSError:
+            return ""
+        if not os.access(part, needed):
+            return join_group(found.st_mode, found.st_gid)
+    return ""

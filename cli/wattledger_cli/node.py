@@ -1,16 +1,20 @@
-"""Asking the local daemon how it does."""
+"""Asking the local daemon how it does, and what it measures."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Self
 
 from wattledger.errors import UnreachableError
 from wattledger.locations import local_settings
 from wattledger_collectors.socket_path import default_socket_path
 
 if TYPE_CHECKING:
+    from grpc import Channel, RpcError
+
     from wattledger_proto.v1.node_pb2 import Status
 
 DEADLINE_S = 1.0
@@ -28,24 +32,153 @@ def local_socket() -> Path:
     return configured_socket() or Path(default_socket_path(os.environ))
 
 
-def daemon_status(socket: Path, deadline_s: float = DEADLINE_S) -> Status:
-    """What the daemon at `socket` says of itself; raises UnreachableError with the mend."""
-    if not socket.exists():
-        raise UnreachableError(f"no daemon, {socket} is not there: start wattledgerd")
-    try:
-        import grpc
+class Node:
+    """A channel to the daemon at `socket`, which may come and go; used as a `with` block.
 
+    Every call raises UnreachableError, with the mend, where there is no answer.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._grpc = _grpc()
+        self._channel: Channel = self._grpc.insecure_channel(
+            f"unix:{socket}", options=[("grpc.max_reconnect_backoff_ms", 1000)]
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def status(self, deadline_s: float = DEADLINE_S) -> Status:
+        """What the daemon says of itself."""
         from wattledger_proto.v1.node_pb2 import StatusRequest
         from wattledger_proto.v1.node_pb2_grpc import NodeStub
+
+        reach(self._socket)
+        try:
+            return NodeStub(self._channel).GetStatus(StatusRequest(), timeout=deadline_s)
+        except self._grpc.RpcError as error:
+            raise UnreachableError(_no_answer(self._socket, error)) from error
+
+
+class Recording:
+    """The daemon's evidence as lines of a trace, until it or `stop` ends them.
+
+    Iterating raises UnreachableError where the daemon never began; afterwards `ended` says why
+    it ended by itself, None where `stop` did it.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._grpc = _grpc()
+        from wattledger_proto.v1.node_pb2 import RecordRequest
+        from wattledger_proto.v1.node_pb2_grpc import NodeStub
+
+        self.ended: str | None = None
+        self._socket = socket
+        self._stopped = False
+        reach(socket)
+        self._channel: Channel = self._grpc.insecure_channel(f"unix:{socket}")
+        self._stream = NodeStub(self._channel).Record(RecordRequest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._channel.close()
+
+    def stop(self) -> None:
+        """End it; a signal handler and another thread may call this too."""
+        self._stopped = True
+        self._stream.cancel()
+
+    def __iter__(self) -> Iterator[list[str]]:
+        begun = False
+        try:
+            for chunk in self._stream:
+                begun = True
+                yield list(chunk.lines)
+            self.ended = "the daemon ended the recording"
+        except self._grpc.RpcError as error:
+            if self._stopped:
+                return
+            self.ended = _why(self._socket, error)
+            if not begun:
+                raise UnreachableError(self.ended) from error
+
+
+def daemon_status(socket: Path, deadline_s: float = DEADLINE_S) -> Status:
+    """What the daemon at `socket` says of itself; raises UnreachableError with the mend."""
+    reach(socket)
+    with Node(socket) as node:
+        return node.status(deadline_s)
+
+
+def reach(socket: Path) -> None:
+    """Raise UnreachableError where the socket is not there, or not ours to open."""
+    try:
+        mode = socket.stat()
+    except PermissionError:
+        raise UnreachableError(
+            f"the folder of {socket} is closed to this user: ask for its group"
+        ) from None
+    except OSError:
+        raise UnreachableError(f"no daemon, {socket} is not there: start wattledgerd") from None
+    if not os.access(socket, os.R_OK | os.W_OK):
+        raise UnreachableError(
+            f"{socket} is closed to this user: {join_group(mode.st_mode, mode.st_gid)}"
+        )
+
+
+def join_group(mode: int, gid: int) -> str:
+    """The command that opens a file to this user by its group, or what else to do."""
+    import grp
+    import pwd
+
+    if mode & 0o060 != 0o060 or gid == 0:
+        return "run this as the user of wattledgerd, or with sudo"
+    try:
+        group = grp.getgrgid(gid).gr_name
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"ask for membership of the group with gid {gid}"
+    return f"sudo usermod -aG {group} {user}, then log in anew"
+
+
+def _grpc() -> ModuleType:
+    try:
+        import grpc
     except ModuleNotFoundError as error:
         raise UnreachableError(
             f"cannot ask the daemon, {error.name} is missing: pip install 'wattledger[cli]'"
         ) from error
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
-        try:
-            return NodeStub(channel).GetStatus(StatusRequest(), timeout=deadline_s)
-        except grpc.RpcError as error:
-            raise UnreachableError(
-                f"no answer from the daemon at {socket}, {error.code().name}:"
-                " see systemctl status wattledgerd"
-            ) from error
+    return grpc
+
+
+def _no_answer(socket: Path, error: RpcError) -> str:
+    return (
+        f"no answer from the daemon at {socket}, {error.code().name}:"
+        " see systemctl status wattledgerd"
+    )
+
+
+def _why(socket: Path, error: RpcError) -> str:
+    """What ended a recording: the daemon's own words where it gave any."""
+    if error.code().name in ("ABORTED", "RESOURCE_EXHAUSTED"):
+        return str(error.details())
+    if error.code().name == "UNIMPLEMENTED":
+        return f"the daemon at {socket} cannot record: update it"
+    return (
+        f"the daemon at {socket} went away, {error.code().name}: see systemctl status wattledgerd"
+    )

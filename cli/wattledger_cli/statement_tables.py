@@ -22,6 +22,7 @@ from wattledger_cli.tables import Cells, Column, numbers, words
 
 if TYPE_CHECKING:
     from wattledger.statement.carbon import CarbonStatement
+    from wattledger.statement.node import NodeBalance
     from wattledger.statement.totals import Group, Totals
     from wattledger.statement.usage import UsageStatement
     from wattledger.timespan import Window
@@ -214,7 +215,19 @@ def _known(statement: CarbonStatement | UsageStatement) -> list[tuple[str, str]]
     if coverage.energy:
         notes.append(("energy", shares(coverage.energy)))
     notes.append(("time", f"{share(coverage.time)} of the devices' time is booked"))
-    return notes
+    return [*notes, *_unmetered(statement.node)]
+
+
+def _unmetered(node: NodeBalance | None) -> list[tuple[str, str]]:
+    """What whole-node meters saw and no part did; beside the total, never in it."""
+    if node is None:
+        return []
+    unmetered, whole, parts = (
+        quantity(value_uj / UJ_PER_J, ENERGY_J)
+        for value_uj in (node.unmetered_uj, node.energy_uj, node.parts_uj)
+    )
+    compared = f"both known {share(node.coverage_time)} of the time"
+    return [("unmetered", f"{unmetered}: node {whole} less parts {parts}, {compared}")]
 
 
 def records_of(document: Mapping[str, object]) -> list[dict[str, object]]:

@@ -49,7 +49,6 @@ from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_TURN_S = 1.0
 _INTAKE_RECORDS = 500_000
 
 
@@ -196,7 +195,7 @@ class Daemon:
         return collector, NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock)
 
     def _live(self, pipeline: Pipeline) -> None:
-        """Take a turn a second, on absolute deadlines, until a signal says stop."""
+        """Take turns on absolute deadlines until a signal says stop."""
         watched = "WATCHDOG_USEC" in self._environ
         signals = _signals()
         next_s = time.monotonic()
@@ -215,7 +214,7 @@ class Daemon:
                 self._bank.watch()
                 if watched:
                     notify(self._environ, "WATCHDOG=1")
-                next_s = max(next_s + _TURN_S, time.monotonic())
+                next_s = max(next_s + pipeline.pace_s, time.monotonic())
 
     def _reload(self, pipeline: Pipeline) -> None:
         """Apply what may change live; a config that does not hold leaves all as it was."""

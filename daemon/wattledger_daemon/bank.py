@@ -74,6 +74,7 @@ class SensorBank:
             use_period_s=config.sampling.use_period_s,
             cpu_use_period_s=config.sampling.use_period_s,
             cpu_tdp_w=config.power.cpu_tdp_w,
+            rules=tuple(config.rules.values()),
             redfish=config.redfish.access,
         )
         off = config.sensors.named("off")

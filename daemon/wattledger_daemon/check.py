@@ -9,6 +9,7 @@ from pathlib import Path
 from wattledger_daemon.app import ledger_path, socket_path
 from wattledger_daemon.bank import SensorBank, find_sensors
 from wattledger_daemon.config import DaemonConfig
+from wattledger_daemon.export.exports import examine
 from wattledger_daemon.sampling import SensorRunner, SensorState
 
 
@@ -29,6 +30,7 @@ def check(config: DaemonConfig, path: Path | None, environ: Mapping[str, str]) -
         runner.tick()
         lines.append((runner.name, _finding(runner)))
     bank.require()
+    lines += examine(config)
     bank.close()
     width = max(len(name) for name, _ in lines)
     return "".join(f"{name:{width}}  {text}\n" for name, text in lines)

@@ -14,7 +14,11 @@ from wattledger.errors import InputError
 from wattledger.locations import default_config_path
 from wattledger.records import CostModel
 from wattledger.store.protocol import Retention
+from wattledger_collectors.sensors.protocol import RedfishSettings
+from wattledger_collectors.workloads.rules import Rule, rule_of
 from wattledger_daemon import settings
+from wattledger_daemon.export.addresses import http_url, listen_address
+from wattledger_daemon.redfish_options import https_origin, redfish_path
 from wattledger_daemon.settings import absolute_path, named, number, one_of, text
 
 SensorMode = Annotated[Literal["auto", "off", "require"], one_of("auto", "off", "require")]
@@ -108,6 +112,30 @@ class SensorsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RedfishConfig:
+    """How to reach the host's own management controller; None: not at all.
+
+    A period is below the meter's 5 s gap. `resource` names what to read, None to look for it.
+    """
+
+    url: Annotated[str | None, https_origin] = None
+    user: Annotated[str | None, text] = None
+    password_file: Annotated[Path | None, absolute_path] = None
+    ca_file: Annotated[Path | None, absolute_path] = None
+    resource: Annotated[str | None, redfish_path] = None
+    period_s: Annotated[float, number(1.0, 4.5)] = 4.0
+
+    @property
+    def access(self) -> RedfishSettings | None:
+        """The same as the sensor takes it; None where there is no controller to ask."""
+        if self.url is None:
+            return None
+        return RedfishSettings(
+            self.url, self.user, self.password_file, self.ca_file, self.resource, self.period_s
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """How much is logged."""
 
@@ -115,8 +143,27 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PrometheusConfig:
+    """Where Prometheus may scrape this host; None: nowhere."""
+
+    listen: Annotated[str | None, listen_address] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpConfig:
+    """Which OpenTelemetry receiver is sent the totals, over HTTP; None: none."""
+
+    endpoint: Annotated[str | None, http_url] = None
+    period_s: Annotated[float, number(1.0, 3600.0)] = 10.0
+    headers_file: Annotated[Path | None, absolute_path] = None
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """The whole of `wattledger.toml`; `cost` pins an engine's cost model by engine name."""
+    """The whole of `wattledger.toml`; `cost` pins an engine's cost model by engine name.
+
+    `rules` say whose processes are; the first that fits, in the order of the file.
+    """
 
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -124,8 +171,12 @@ class DaemonConfig:
     site: SiteConfig = field(default_factory=SiteConfig)
     power: PowerConfig = field(default_factory=PowerConfig)
     sensors: SensorsConfig = field(default_factory=SensorsConfig)
+    redfish: RedfishConfig = field(default_factory=RedfishConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    prometheus: PrometheusConfig = field(default_factory=PrometheusConfig)
+    otlp: OtlpConfig = field(default_factory=OtlpConfig)
     cost: Annotated[Mapping[str, CostModel], named(_cost)] = field(default_factory=dict)
+    rules: Annotated[Mapping[str, Rule], named(rule_of)] = field(default_factory=dict)
 
 
 LIVE_KEYS = frozenset(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wattledger.errors import UnreachableError
-from wattledger.records import NS_PER_S, Evidence, Page, Process
+from wattledger.records import NS_PER_S, Device, Evidence, Page, Process
 from wattledger.store.connection import LedgerLostError
 from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.trace import TraceHeader, encode
@@ -23,14 +23,19 @@ from wattledger_daemon.intake import Count, Delivery, Intake, Item
 from wattledger_daemon.journal import ClockEntry, Kind, lines_of
 from wattledger_daemon.listening import Listener
 from wattledger_daemon.logs import event
-from wattledger_daemon.recording import Recorder
+from wattledger_daemon.recording import Recorder, Transcript
 from wattledger_daemon.recovery import DaemonLedger, Recovered, book
 from wattledger_daemon.sampling import SensorHealth
+from wattledger_daemon.selfmetrics import OwnCost, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
+_TURN_S = 1.0
+_QUIET_TURN_S = 2.0
+_QUIET_NS = 30 * NS_PER_S
 _TRIM_NS = 60 * NS_PER_S
 _PRUNE_NS = 3600 * NS_PER_S
+_NOTE_NS = 60 * NS_PER_S
 _SLACK_NS = 180 * NS_PER_S
 """Kept in the journal beyond the accountant's horizon: a window, its watermark, a trim."""
 
@@ -61,6 +66,7 @@ class Pipeline:
         sensors: Callable[[], Sequence[SensorHealth]],
         zone: str | None = None,
         listeners: Sequence[Listener] = (),
+        cost: Callable[[], OwnCost] = own_cost,
     ) -> None:
         self.retention = retention
         self._ledger = ledger
@@ -68,6 +74,8 @@ class Pipeline:
         self._intake = intake
         self._sources = sources
         self._recorder = recorder
+        self._transcript = Transcript()
+        self._cost = cost
         self._time = time
         self._kept_ns = horizon_ns + _SLACK_NS
         self._sensors = sensors
@@ -76,12 +84,15 @@ class Pipeline:
         self._health = Health()
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
+        self._learned: list[Device] = []
+        self._heard_ns: int | None = None
         self._failing = False
         now_ns = time.monotonic_ns()
         self._boot_id = self._accountant.clock.boot_id
         self._clock_entry = recovered.clock_entry
         self._trim_due_ns = now_ns + _TRIM_NS
         self._prune_due_ns = now_ns
+        self._note_due_ns = now_ns + _NOTE_NS
         self._snapshot = Snapshot(now_ns)
         self._health.saw(self._accountant.roster())
 
@@ -89,6 +100,13 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The daemon's state as of the last turn; any thread may ask."""
         return self._snapshot
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds from turn to turn: longer where no engine waits for a word of it."""
+        heard_ns = self._heard_ns
+        quiet = heard_ns is None or self._time.monotonic_ns() - heard_ns > _QUIET_NS
+        return _QUIET_TURN_S if quiet and not self._recorder.active else _TURN_S
 
     def begin(self) -> None:
         """Open this run in the journal; raises UnreachableError."""
@@ -111,6 +129,7 @@ class Pipeline:
             self._failed(error)
         else:
             self._worked()
+        self._health.turned(self._time.monotonic_ns() - now_ns)
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
         )
@@ -127,6 +146,7 @@ class Pipeline:
             self._take_in(now_ns)
             self._book(self._accountant.flush(now_ns), now_ns)
             self._trim(now_ns)
+            self._note(now_ns)
         except UnreachableError as error:
             self._failed(error)
 
@@ -146,9 +166,12 @@ class Pipeline:
         entries += [journal.count_entry(count, now_ns) for count in haul.counts]
         if entries:
             self._ledger.append(self._boot_id, entries)
+            self._health.journalled(now_ns, sum(len(entry.body) for entry in entries))
         self._haul = None
+        if haul.deliveries:
+            self._heard_ns = now_ns
         self._absorb(haul)
-        self._publish(haul, lines)
+        self._publish(haul)
 
     def _sort(self, items: Sequence[Item], now_ns: int) -> _Haul:
         haul = _Haul([], [], [])
@@ -174,21 +197,28 @@ class Pipeline:
         for delivery in haul.deliveries:
             for item in delivery.events:
                 observe(item)
+            self._health.reported(delivery.events)
         for count in haul.counts:
             self._accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
         self._sources.commit(haul.deliveries, haul.counts)
         self._health.saw(haul.evidence)
 
-    def _publish(self, haul: _Haul, lines: list[str]) -> None:
-        if self._recorder.active:
-            events = [encode(item) for delivery in haul.deliveries for item in delivery.events]
-            self._recorder.publish(lines + events, self._preamble)
+    def _publish(self, haul: _Haul) -> None:
+        if not self._recorder.active:
+            return
+        known = self._accountant.roster()
+        if reason := self._transcript.changed(known):
+            self._recorder.end(reason)
+        lines = self._transcript.lines_of(haul.evidence, known)
+        lines += [encode(item) for delivery in haul.deliveries for item in delivery.events]
+        self._recorder.publish(lines, lambda: self._preamble(known))
 
-    def _preamble(self) -> list[str]:
-        """A recording's first lines: whose it is, and all that is known apart from time."""
+    def _preamble(self, known: Sequence[Evidence]) -> list[str]:
+        """A recording's first lines: whose it is, who is known, and where the meters stand."""
         clock = self._accountant.clock
         header = TraceHeader(clock.host, clock.epoch_ns, self._zone, clock.boot_id)
-        return [encode(header), *lines_of(self._accountant.roster())]
+        standing = self._accountant.standing()
+        return [encode(header), *lines_of([*self._transcript.preamble(known), *standing])]
 
     # --------------------------------------------------------------------- booking
 
@@ -196,12 +226,19 @@ class Pipeline:
         for page in pages:
             line = book(self._ledger, self._accountant, page)
             self._booked.append(journal.text_entry(Kind.BOOKED, line, now_ns))
+            if learned := self._accountant.take_learned():
+                self._booked.append(journal.trace_entry(lines_of(learned), now_ns))
+                self._learned += learned
             self._health.booked(page)
             for listener in self._listeners:
                 listener.booked(page)
         if self._booked:
             self._ledger.append(self._boot_id, self._booked)
             self._booked = []
+        if self._learned:
+            # After the journal: a crash between the two is made good when it is folded.
+            self._ledger.learn(self._accountant.clock.host, self._learned, self._time.wall_ns())
+            self._learned = []
 
     def _follow_wall_clock(self, now_ns: int) -> None:
         """Where the wall clock was stepped, close the books under the old clock."""
@@ -227,6 +264,14 @@ class Pipeline:
         pruning = now_ns >= self._prune_due_ns
         if pruning and not self._ledger.prune(self.retention, self._time.wall_ns()):
             self._prune_due_ns = now_ns + _PRUNE_NS
+        if now_ns >= self._note_due_ns:
+            self._note_due_ns = now_ns + _NOTE_NS
+            self._note(now_ns)
+
+    def _note(self, now_ns: int) -> None:
+        """Put into the ledger what the daemon says of itself."""
+        t_ns = self._accountant.clock.epoch_ns + now_ns
+        self._ledger.note(self_metrics(t_ns, self._snapshot, self._cost()))
 
     def _trim(self, now_ns: int) -> None:
         """Forget old entries of the journal, after saying again what they alone told."""
@@ -239,6 +284,7 @@ class Pipeline:
             entries.append(journal.trace_entry(roster, now_ns))
         self._ledger.append(self._boot_id, entries)
         self._ledger.trim(self._boot_id, now_ns - self._kept_ns)
+        self._health.trimmed(now_ns - self._kept_ns)
 
     def _failed(self, error: UnreachableError) -> None:
         if isinstance(error, LedgerLostError):

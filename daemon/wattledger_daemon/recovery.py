@@ -14,8 +14,8 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from wattledger.errors import InputError
-from wattledger.records import Clock, Device, Evidence, Page, PinnedCost
-from wattledger.store.protocol import Journal, JournalEntry, Retention, Store
+from wattledger.records import Clock, Device, Evidence, Page, PinnedCost, StaticBasis
+from wattledger.store.protocol import Journal, JournalEntry, Notebook, Retention, Store
 from wattledger.trace import TraceHeader, decode
 from wattledger_daemon import journal
 from wattledger_daemon.batches import events_of
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 _UNREADABLE = (InputError, DecodeError, ValueError, LookupError, TypeError)
 
 
-class DaemonLedger(Store, Journal, Protocol):
+class DaemonLedger(Store, Journal, Notebook, Protocol):
     """All that the daemon asks of its ledger."""
 
     def prune(self, retention: Retention, now_ns: int) -> int:
@@ -48,6 +48,15 @@ def book(ledger: DaemonLedger, accountant: Accountant, page: Page) -> str:
     except InputError as error:
         _LOG.error(event("page_refused", start_ns=page.start_ns, reason=error))
     return accountant.booked(page)
+
+
+def _keep_learned(ledger: DaemonLedger, accountant: Accountant, learned_ns: int) -> None:
+    """Keep the idle power that the journal alone may know of; `learned_ns` is UTC."""
+    accountant.take_learned()
+    devices = [item for item in accountant.roster() if isinstance(item, Device)]
+    learned = [device for device in devices if device.static_basis is StaticBasis.LEARNED]
+    if learned:
+        ledger.learn(accountant.clock.host, learned, learned_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ def recover(
     Cost models come from the config alone, as `pinned`. Raises UnreachableError where the
     ledger cannot be used.
     """
-    accountant = _pinned(Accountant(clock, settings), pinned)
+    accountant: Accountant | None = None
     for boot_id in ledger.boots():
         entries = ledger.entries(boot_id)
         current = boot_id == clock.boot_id
@@ -90,9 +99,13 @@ def recover(
             accountant = folded
         else:
             settle(ledger, folded, entries[-1].t_ns + 1)
+        if folded is not None:
+            _keep_learned(ledger, folded, clock.epoch_ns + now_ns)
         if not current or folded is None:
             ledger.forget(boot_id)
         _LOG.info(event("journal_folded", boot_id=boot_id, entries=len(entries)))
+    if accountant is None:
+        accountant = _begun(Accountant(clock, settings), pinned, ledger.learned(clock.host))
     before = accountant.clock
     if before.host != clock.host or stepped(before, clock.epoch_ns):
         settle(ledger, accountant, now_ns)
@@ -114,7 +127,8 @@ class _Fold:
         if first is None:
             return None
         clock = first.clock_at(entries[0].t_ns)
-        accountant = _pinned(Accountant(clock, self.settings), self.pinned)
+        idle = self.ledger.learned(clock.host)
+        accountant = _begun(Accountant(clock, self.settings), self.pinned, idle)
         evidence = [self._evidence(entry) for entry in entries]
         # A trim leaves readings that lie before the entry which next names their device.
         for device in (item for part in evidence for item in part if isinstance(item, Device)):
@@ -181,7 +195,11 @@ class _Fold:
         _LOG.error(event("journal_entry_unreadable", **fields))
 
 
-def _pinned(accountant: Accountant, pinned: Iterable[PinnedCost]) -> Accountant:
+def _begun(
+    accountant: Accountant, pinned: Iterable[PinnedCost], idle: Iterable[Device]
+) -> Accountant:
+    """An accountant that knows what no journal tells: the config, and what other boots learned."""
+    accountant.remember_idle(idle)
     for cost in pinned:
         accountant.observe(cost)
     return accountant

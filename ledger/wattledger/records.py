@@ -104,11 +104,16 @@ class CounterReading:
 
 @dataclass(frozen=True, slots=True)
 class PowerReading:
-    """A power gauge, read at `t_ns`."""
+    """A power gauge, read at `t_ns`.
+
+    `carried_half_fj` stands at the start of a recording: what the daemon's sum held there beyond
+    whole microjoules, in units of 0.5 fJ, so that a replay rounds where the daemon did.
+    """
 
     device: str
     t_ns: int
     power_uw: int
+    carried_half_fj: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
+from math import isfinite
 
 from wattledger.apportion import between
 from wattledger.records import (
@@ -17,6 +19,8 @@ from wattledger.records import (
     FinishedRequest,
     Page,
     Posting,
+    SelfMetric,
+    StaticBasis,
 )
 from wattledger.store.protocol import (
     Books,
@@ -34,10 +38,44 @@ SliceKey = tuple[int, str, Device, Account, str | None]
 NO_FILTERS = Filters()
 
 
-class MemoryStore:
+class MemoryNotebook:
+    """The `Notebook` protocol in two dictionaries."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[tuple[int, str, str], SelfMetric] = {}
+        self._learned: dict[tuple[str, str, DeviceKind, str | None], tuple[int, Device]] = {}
+
+    def note(self, metrics: Iterable[SelfMetric]) -> None:
+        for metric in metrics:
+            if isfinite(metric.value):
+                self._metrics[metric.t_ns, metric.part, metric.name] = metric
+
+    def noted(self, start_ns: int, end_ns: int) -> list[SelfMetric]:
+        return [self._metrics[key] for key in sorted(self._metrics) if start_ns <= key[0] < end_ns]
+
+    def learn(self, host: str, devices: Iterable[Device], learned_ns: int) -> None:
+        for device in devices:
+            key = (host, device.device, device.kind, device.model)
+            self._learned.pop(key, None)
+            if device.static_w is not None:
+                known = Device(device.device, device.kind, device.model, device.static_w)
+                known = replace(known, static_basis=StaticBasis.LEARNED)
+                self._learned[key] = (learned_ns, known)
+
+    def learned(self, host: str) -> list[Device]:
+        found = [
+            (key[1], learned_ns, device.model or "", device)
+            for key, (learned_ns, device) in self._learned.items()
+            if key[0] == host
+        ]
+        return [row[-1] for row in sorted(found, key=lambda row: row[:3])]
+
+
+class MemoryStore(MemoryNotebook):
     """Pages and imported entries; an import is its own meter."""
 
     def __init__(self, pages: Iterable[Page] = (), imports: Iterable[ImportedEntry] = ()) -> None:
+        super().__init__()
         self._pages: dict[object, Page] = {}
         self._imports: dict[object, ImportedEntry] = {}
         for page in pages:

@@ -2,6 +2,32 @@
 
 The dynamic loader reads LD_LIBRARY_PATH once, at exec, and a library that was loaded stays: so
 whatever uses the fake is a process of its own, started with `FakeNvml.env()`.
+
+The script, one line each; times are in seconds, `idx` is a GPU, `gi` a MIG GPU instance:
+
+    gpu <idx> <name, _ for space> <uuid> [noenergy] [nopower] [nofields] [noinstant] [mig] [gpm]
+    seg <idx> <t> <power_mw>            power from t on
+    module <idx> <t> <power_mw>         power of the whole module from t on (field scope 1); the
+                                        energy counter counts this then, not `seg`
+    reset <idx> <t>                     the energy counter starts at 0 again
+    bump <idx> <t_on> <t_off> <mj>      the counter shows so much more in that time (or less)
+    stuck <idx> <t_on> <t_off>          the counter stands still, then catches up
+    garbage <idx> <t_on> <t_off>        counter and gauges tell nonsense (all bits set, NaN)
+    refresh <idx> <period_s>            the counter moves once per period (power: as the fake)
+    lag <idx> <delay_s>                 counter and power tell of so long ago
+    duty <idx> <window_s> <period_s>    power is the mean over the last window of each period:
+                                        `duty 0 0.025 0.1` sees 25 % of the time
+    lost <idx> <t_on> <t_off>           every call says that the GPU is lost
+    absent <idx> <t>                    an nvmlInit from t on does not find the GPU
+    present <idx> <t_on> <t_off>        the GPU is plugged in only then: an nvmlInit finds it only
+                                        then (once all users shut down), calls at other times: lost
+    compute <idx> <pid> <bytes> <t_on> <t_off> <sm_percent> [gi]
+    graphics <idx> <pid> <bytes> <t_on> <t_off> <sm_percent> [gi]
+    instance <idx> <gi> <sms> <slices>  a GPU instance of a board with `mig`
+    activity <idx> <gi> <t> <percent>   its SM activity from t on, told by GPM where `gpm` is
+    reload <t>                          NVML forgets its users once
+    slow <call> <t_on> <t_off> <s>      calls of this name (a part of it is enough) take so long,
+                                        in real time: `slow RunningProcesses 0 60 0.05`
 """
 
 from __future__ import annotations
@@ -25,7 +51,7 @@ from typing import Any, Self
 from wattledger.records import Device, Process, UseRecord
 from wattledger_collectors.sensors.protocol import Reading, SensorSettings
 
-_SOURCE = Path(__file__).with_name("fake_nvml.c")
+_SOURCES = tuple(sorted(Path(__file__).parent.glob("fake_nvml*.c")))
 _WORKER = Path(__file__).with_name("remote_sensor.py")
 _SONAME = "libnvidia-ml.so.1"
 
@@ -44,7 +70,9 @@ def library_folder(*defines: str) -> Path:
         [
             *("gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"),
             *(f"-D{define}" for define in defines),
-            *(f"-Wl,-soname,{_SONAME}", "-o", folder / _SONAME, _SOURCE, "-lpthread"),
+            *(f"-Wl,-soname,{_SONAME}", "-o", folder / _SONAME),
+            *map(str, _SOURCES),
+            "-lpthread",
         ],
         check=True,
     )
@@ -52,7 +80,7 @@ def library_folder(*defines: str) -> Path:
 
 
 class FakeNvml:
-    """GPUs as scripted (the language is at the top of fake_nvml.c).
+    """GPUs as scripted (the language is at the top of this file).
 
     Script time 0 is when this object was made and runs with the real clock, until `set_time`,
     called before `env`, makes it stand where the test puts it.

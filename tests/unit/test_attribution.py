@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fakes.evidence import (
     MODEL,
@@ -26,11 +23,8 @@ from fakes.evidence import (
 from wattledger.records import (
     Activity,
     CostModel,
-    CounterReading,
     Device,
     DeviceKind,
-    Engine,
-    Evidence,
     Page,
     PinnedCost,
     Process,
@@ -272,115 +266,6 @@ def test_tokens_of_a_step_across_windows_add_up() -> None:
     pages = book(None, [(0, 0), (20, 100)], step(1, 3, 13, [("R1", 1001, 0)]))
     tokens = [sum(p.amounts.prefill_tokens for p in page.postings) for page in pages]
     assert (sum(tokens), tokens[:3]) == (1001, [200, 501, 300])
-
-
-# ------------------------------------------------------------------------------- laws
-
-TOKENS = st.tuples(
-    st.sampled_from(["a", "b", "c"]), st.integers(0, 3000), st.integers(0, 3), st.integers(0, 9000)
-)
-
-
-@st.composite
-def worlds(draw: st.DrawFn) -> list[Evidence]:
-    """Two GPUs and a CPU, two engines, any readings, uses and steps."""
-    evidence: list[Evidence] = [
-        Process(1, 1, "w1", "j1"),
-        Process(2, 1, None, None),
-        Engine("e", "vllm", "m", (1,)),
-        Engine("f", "llama_cpp", None, (2, 3)),
-    ]
-    if draw(st.booleans()):
-        f_j, a_j, b_j, c_j = (draw(st.sampled_from([0.0, 0.05, 2.0, 40.0])) for _ in range(4))
-        model = CostModel(f_j, a_j, b_j, c_j, "pinned")
-        evidence.append(PinnedCost("e", model))
-    for name, kind in (("gpu0", "gpu"), ("gpu1", "gpu"), ("cpu0", "cpu"), ("dram0", "dram")):
-        static_w = draw(st.none() | st.sampled_from([0.0, 40.0, 1e5]))
-        evidence.append(Device(name, DeviceKind(kind), None, static_w))
-        t_ms = energy_uj = 0
-        for _ in range(draw(st.integers(0, 8))):
-            evidence.append(CounterReading(name, t_ms * 10**6, energy_uj))
-            t_ms += draw(st.integers(1, 7000))
-            energy_uj = draw(st.integers(0, 10**10))
-        for _ in range(draw(st.integers(0, 3))):
-            start_ms = draw(st.integers(0, 20000))
-            used = tuple(
-                ProcessUse(pid, *(draw(st.none() | st.integers(0, 100)) for _ in range(3)))
-                for pid in draw(st.sets(st.integers(1, 4)))
-            )
-            end_ns = (start_ms + draw(st.integers(1, 9000))) * 10**6
-            total = draw(st.none() | st.integers(0, 200))
-            evidence.append(UseRecord(name, start_ms * 10**6, end_ns, used, total))
-    for seq in range(draw(st.integers(0, 8))):
-        start_ms, length_ms = draw(st.integers(0, 20000)), draw(st.integers(0, 4000))
-        rows = draw(st.lists(TOKENS, max_size=3, unique_by=lambda row: row[0]))
-        requests = tuple(RequestTokens(*row) for row in rows)
-        engine = draw(st.sampled_from(["e", "f"]))
-        end_ns = (start_ms + length_ms) * 10**6
-        evidence.append(Step(engine, seq, start_ms * 10**6, end_ns, requests))
-    return evidence
-
-
-def totals(pages: list[Page]) -> dict[str, tuple[int, int]]:
-    """(energy, device time) per device as posted."""
-    sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for posting in (p for page in pages for p in page.postings):
-        energy_uj, time_ns = sums[posting.device]
-        amounts = posting.amounts
-        sums[posting.device] = (energy_uj + amounts.energy_uj, time_ns + amounts.device_ns)
-    return {name: pair for name, pair in sums.items() if pair != (0, 0)}
-
-
-@settings(max_examples=150, deadline=None)
-@given(worlds())
-def test_the_books_balance(world: list[Evidence]) -> None:
-    pages = pages_of(world)
-    metered: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for entry in (m for page in pages for m in page.metered):
-        energy_uj, time_ns = metered[entry.device]
-        metered[entry.device] = (energy_uj + entry.energy_uj, time_ns + entry.device_ns)
-    assert totals(pages) == {name: pair for name, pair in metered.items() if pair != (0, 0)}
-    amounts = [p.amounts for page in pages for p in (*page.postings, *page.request_postings)]
-    assert all(min(a.static_uj, a.dynamic_uj, a.device_ns) >= 0 for a in amounts)
-    posted = [p.amounts for page in pages for p in page.postings]
-    booked = sum(a.prefill_tokens + a.decode_tokens for a in posted)
-    steps = [s for s in world if isinstance(s, Step)]
-    computed = sum(t.prefill_tokens + t.decode_tokens for s in steps for t in s.requests)
-    assert booked == computed
-
-
-@settings(max_examples=60, deadline=None)
-@given(worlds(), st.sampled_from([1, 2, 10, 60]))
-def test_windows_of_any_length_meter_the_same(world: list[Evidence], window_s: int) -> None:
-    assert totals(pages_of(world, window_s)) == totals(pages_of(world))
-
-
-@settings(max_examples=60, deadline=None)
-@given(worlds(), st.randoms(use_true_random=False))
-def test_order_and_repetition_do_not_matter(world: list[Evidence], random: Random) -> None:
-    readings = [r for r in world if isinstance(r, CounterReading)]
-    others = [r for r in world if not isinstance(r, CounterReading)]
-    repeated = others + [r for r in others if isinstance(r, Step)]
-    random.shuffle(repeated)
-    shuffled = pages_of([*readings, *repeated])
-    assert [(p.postings, p.metered) for p in shuffled] == [
-        (p.postings, p.metered) for p in pages_of(world)
-    ]
-
-
-@settings(max_examples=60, deadline=None)
-@given(worlds())
-def test_requests_sum_to_their_postings(world: list[Evidence]) -> None:
-    for page in pages_of(world):
-        fine: dict[object, int] = defaultdict(int)
-        for posting in page.request_postings:
-            fine[posting.device, posting.account] += posting.amounts.energy_uj
-        coarse = {
-            (p.device, p.account): p.amounts.energy_uj
-            for p in page.postings
-            if p.account.activity in (P, D)
-        }
-        assert {k: v for k, v in fine.items() if v} == {k: v for k, v in coarse.items() if v}
 
 
 def test_lines_that_conflict_are_settled_by_what_they_say() -> None:

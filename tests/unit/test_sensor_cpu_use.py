@@ -11,9 +11,10 @@ import pytest
 from fakes.sysfs import FakeProc
 from wattledger.records import Device, DeviceKind, Process, ProcessUse, UseRecord
 from wattledger_collectors.sensors.cpu_use import CpuUseSensor
-from wattledger_collectors.sensors.protocol import Absent, SensorSettings
+from wattledger_collectors.sensors.protocol import Absent, ReadFault, SensorSettings
 
 SECOND = 1_000_000_000
+US_PER_TICK = 1_000_000 // os.sysconf("SC_CLK_TCK")
 SPIN = """
 import sys, time
 while time.process_time() < 0.3: pass
@@ -31,18 +32,19 @@ class Host:
         self.now_ns = 0
         # It has run for a thousand seconds before CLOCK_MONOTONIC was 0: it was suspended.
         self.sensor = CpuUseSensor(
-            SensorSettings(proc_root=root),
+            SensorSettings(proc_root=root, sysfs_root=root.parent / "sys"),
             lambda: self.now_ns,
             lambda: self.now_ns + 1000 * SECOND,
         )
 
-    def after(self, seconds: int) -> list[UseRecord | Process]:
+    def after(self, seconds: int) -> list[UseRecord | Process | ReadFault]:
         self.now_ns += seconds * SECOND
-        return self.sensor.sample()
+        return list(self.sensor.sample())
 
-    def uses(self, seconds: int = 5) -> dict[int, int | None]:
+    def uses(self, seconds: int = 5) -> dict[int, int]:
+        """Clock ticks by pid."""
         (record,) = (r for r in self.after(seconds) if isinstance(r, UseRecord))
-        return {use.pid: use.ticks for use in record.processes}
+        return {use.pid: (use.ticks or 0) // US_PER_TICK for use in record.processes}
 
     def new(self, seconds: int = 5) -> list[Process]:
         return [r for r in self.after(seconds) if isinstance(r, Process)]
@@ -71,7 +73,14 @@ def test_ticks_since_the_last_sample_against_the_machines(host: Host) -> None:
     host.proc.spend(41, 1030)
     host.proc.cpu_ticks(busy=5060, idle=9999)
     assert host.after(5) == [
-        UseRecord("cpu0", SECOND, 6 * SECOND, (ProcessUse(41, ticks=30),), total=60)
+        UseRecord(
+            "cpu0",
+            SECOND,
+            6 * SECOND,
+            (ProcessUse(41, ticks=30 * US_PER_TICK),),
+            total=60 * US_PER_TICK,
+            capacity=(60 + 999) * US_PER_TICK,
+        )
     ]
     host.proc.spend(41, 1037)
     assert host.uses() == {41: 7}
@@ -157,7 +166,7 @@ def test_a_real_process_is_counted_from_its_birth() -> None:
     sensor.close()
     # It has spent 0.3 s before it was first looked at.
     (ticks,) = (use.ticks or 0 for use in record.processes if use.pid == child.pid)
-    assert ticks >= 0.28 * os.sysconf("SC_CLK_TCK")
+    assert ticks >= 0.28 * 1_000_000
 
 
 def test_an_undeclared_pid_that_is_reused_is_looked_into_again(host: Host) -> None:
@@ -230,6 +239,28 @@ def test_memory_is_told_where_a_dram_device_is(host: Host) -> None:
             total=1024 * 1024,
         )
     ]
+
+
+def test_memory_is_looked_at_every_five_seconds_but_for_who_is_new(host: Host) -> None:
+    host.sensor.set_devices([Device("dram0", DeviceKind.DRAM)])
+    host.proc.process(41, environ=JOB, rss_pages=12)
+    host.after(1)
+
+    def pages() -> dict[int, int]:
+        (record,) = (r for r in host.after(1) if isinstance(r, UseRecord))
+        page = os.sysconf("SC_PAGE_SIZE")
+        return {use.pid: (use.memory_bytes or 0) // page for use in record.processes}
+
+    assert pages() == {41: 12}
+    (host.proc.root / "41" / "statm").write_text("9999 30 0 0 0 0 0\n")
+    host.proc.process(42, rss_pages=3)
+    host.sensor.track([42])
+    seen = [pages() for _ in range(5)]
+    assert seen == [{41: 12, 42: 3}] * 4 + [{41: 30, 42: 3}]
+    host.proc.end(42)
+    host.proc.process(42, start=900, rss_pages=7)
+    host.sensor.track([42])
+    assert pages() == {41: 30, 42: 7}
 
 
 def test_hostile_names_are_tamed(host: Host) -> None:

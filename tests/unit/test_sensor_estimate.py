@@ -101,7 +101,7 @@ def test_no_proc_stat_is_absent(tmp_path: Path) -> None:
 
 
 def test_this_machine_can_be_estimated() -> None:
-    sensor = EstimateSensor(SensorSettings())
+    sensor = EstimateSensor(SensorSettings(cpu_tdp_w=85.0))
     sensor.open()
     readings = [reading for _ in range(1_000) for reading in sensor.read()]
     sensor.close()

@@ -80,10 +80,10 @@ def test_packages_are_ordered_by_number_not_by_letter(host: Host) -> None:
 def test_dies_are_devices_of_their_own(host: Host) -> None:
     host.powercap.zone("intel-rapl:0", "package-1-die-0", 10)
     host.powercap.zone("intel-rapl:1", "package-0-die-1", 1)
-    host.powercap.zone("intel-rapl:2", "package-0-die-0", 0)
+    host.powercap.zone("intel-rapl:2", "package-0-die-0", 3)
     sensor = host.sensor()
     sensor.open()
-    assert energies(sensor) == {"cpu0": 0, "cpu1": 1, "cpu2": 10}
+    assert energies(sensor) == {"cpu0": 3, "cpu1": 1, "cpu2": 10}
     sensor.close()
 
 

@@ -77,7 +77,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     for writable in (False, True):
-        with pytest.raises(UnreachableError, match=r"newer wattledger \(schema 2, .* 1\): upgrade"):
+        with pytest.raises(UnreachableError, match=r"newer wattledger \(schema 3, .* 2\): upgrade"):
             SqliteLedger(path, writable=writable)
 
 

@@ -20,8 +20,8 @@ from wattledger_collectors.sensors.protocol import (
     Reading,
     SensorSettings,
 )
+from wattledger_collectors.sensors.tdp import Tdp, read_processors, tdp_of
 
-DEFAULT_TDP_W = 85.0
 IDLE_SHARE = 0.1
 _UW_PER_W = 1_000_000
 _DEVICE = "cpu0"
@@ -31,10 +31,11 @@ class EstimateSensor:
     """Tells `TDP * (0.1 + 0.9 * load)` once a second as `cpu0`, for hosts without RAPL.
 
     `load` is the busy share of all CPU time since the last read; the first read only sets the
-    mark. The TDP is the config's, else 85 W; `note` says which. The idle power is the curve's
-    own. The curve is straight, so that a job's estimate goes by its own CPU time and not by its
-    neighbours'. Source: accounting.md section 1 (TDP x utilization); 85 W for an unknown CPU is
-    what CodeCarbon documents; /proc/stat.
+    mark. The TDP is the config's, else the CPU table's, else 85 W; `note` says which. The idle
+    power is the curve's own. The curve is straight, so that a job's estimate goes by its own CPU
+    time and not by its neighbours'. Nothing here is measured: a real CPU's idle share and curve
+    differ. Source: accounting.md section 1 (TDP x utilization); 85 W for an unknown CPU is what
+    CodeCarbon documents; /proc/stat.
     """
 
     name = "estimate"
@@ -43,16 +44,22 @@ class EstimateSensor:
         self.period_s = settings.power_period_s
         self._settings = settings
         self._clock = clock
-        self._tdp_w = settings.cpu_tdp_w if settings.cpu_tdp_w is not None else DEFAULT_TDP_W
+        self._known: Tdp | None = None
         self._descriptor: int | None = None
         self._last: MachineTicks | None = None
 
     @property
     def note(self) -> str:
         """Where the thermal design power is known from."""
-        if self._settings.cpu_tdp_w is None:
-            return f"TDP {self._tdp_w:g} W is a default; set power.cpu_tdp_w to the CPUs' own"
-        return f"TDP {self._tdp_w:g} W from config"
+        return self._tdp.note
+
+    @property
+    def _tdp(self) -> Tdp:
+        # Only when it is asked for: most hosts have a meter and need no table.
+        if self._known is None:
+            settings = self._settings
+            self._known = tdp_of(settings.cpu_tdp_w, read_processors(settings.proc_root))
+        return self._known
 
     def open(self) -> tuple[Device, ...]:
         """The one device; raises `Absent` where there is no /proc/stat."""
@@ -64,7 +71,7 @@ class EstimateSensor:
             raise Absent(f"{path} cannot be read: {missing.strerror}") from missing
         static_w, basis = self._settings.static_of(_DEVICE)
         if static_w is None:
-            static_w, basis = IDLE_SHARE * self._tdp_w, StaticBasis.CATALOGUE
+            static_w, basis = IDLE_SHARE * self._tdp.tdp_w, StaticBasis.CATALOGUE
         model = cpu_model(self._settings.proc_root)
         return (Device(_DEVICE, DeviceKind.CPU, model, static_w, basis, estimated=True),)
 
@@ -83,7 +90,7 @@ class EstimateSensor:
         if last is None or ticks.all <= last.all:
             return []
         load = min(max((ticks.busy - last.busy) / (ticks.all - last.all), 0.0), 1.0)
-        power_w = self._tdp_w * (IDLE_SHARE + (1.0 - IDLE_SHARE) * load)
+        power_w = self._tdp.tdp_w * (IDLE_SHARE + (1.0 - IDLE_SHARE) * load)
         return [PowerReading(_DEVICE, now_ns, round(power_w * _UW_PER_W))]
 
     def close(self) -> None:

@@ -11,17 +11,22 @@ Source: NVML API reference, nvml.h 13.5; bindings by nvidia-ml-py.
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 from wattledger_collectors.sensors.protocol import Absent, Denied
 
 _LIBRARY = "libnvidia-ml.so.1"
 _ENERGY_CALL = "nvmlDeviceGetTotalEnergyConsumption"
-_FIELD_POWER_INSTANT = 186
 _UJ_PER_MJ = 1000
-_UW_PER_MW = 1000
+
+RawCall = Callable[..., int]
+"""A function of the library itself: it takes C values and answers with a status."""
+
+EnergyCall = tuple[RawCall, object, ctypes.c_ulonglong]
+"""The counter's own function, its second argument, and where it leaves millijoules."""
 
 
 class NvmlError(Exception):
@@ -46,12 +51,21 @@ class Handle(NamedTuple):
     pointer: object
 
 
-class SmSample(NamedTuple):
-    """One process's SM utilization in percent at `stamp`, microseconds of the driver's clock."""
+class _Household:
+    """NVML in this process: it counts its users, and enumerates GPUs when the first one comes.
 
-    pid: int
-    stamp: int
-    sm_percent: int
+    A handle belongs to one generation; after the next enumeration it may mean another GPU.
+    """
+
+    __slots__ = ("generation", "lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.generation = 0
+        self.users = 0
+
+
+_HOUSE = _Household()
 
 
 class NvmlDriver:
@@ -67,20 +81,83 @@ class NvmlDriver:
             raise Absent(
                 "nvidia-ml-py is not installed; run pip install 'wattledger[daemon]'"
             ) from missing
-        self._nvml = pynvml
+        self.nvml = pynvml
         # A missing symbol is told by an exception that is no NVMLError.
         self._errors: tuple[type[Exception], ...] = (
             pynvml.NVMLError,
             pynvml.NVMLLibraryMismatchError,
         )
-        self._opened = 0
+        self._opened = False
+        self._library: ctypes.CDLL | None = None
         self._energy_mj = ctypes.c_ulonglong()
         self._energy_out = ctypes.byref(self._energy_mj)
-        self._read_energy: Callable[[object, object], int] | None = None
+        self._read_energy: RawCall | None = None
+
+    @property
+    def generation(self) -> int:
+        """How often NVML enumerated its GPUs; handles of an earlier generation are void."""
+        return _HOUSE.generation
+
+    @property
+    def steady(self) -> AbstractContextManager[object]:
+        """Held by whoever makes many calls in a row: meanwhile nobody has NVML enumerate anew."""
+        return _HOUSE.lock
 
     def open(self) -> None:
-        """Load and initialize NVML, again where needed; raises `Absent` or `Denied`."""
-        nvml = self._nvml
+        """Load and initialize NVML; raises `Absent`, `Denied` or `NvmlError`."""
+        with _HOUSE.lock:
+            if not self._opened:
+                self._initialize()
+                self._opened = True
+                if not _HOUSE.users:
+                    _HOUSE.generation += 1
+                _HOUSE.users += 1
+        self._library = ctypes.CDLL(_LIBRARY)
+        self._read_energy = self.raw(_ENERGY_CALL)
+
+    def revive(self, generation: int) -> None:
+        """Initialize NVML again for all its users, if a driver reload ended that generation."""
+        with _HOUSE.lock:
+            if _HOUSE.generation == generation:
+                for _ in range(_HOUSE.users):
+                    self._initialize()
+                _HOUSE.generation += 1
+
+    def enumerate_anew(self) -> bool:
+        """Have NVML look for GPUs again; False where it is in use right now: try again later.
+
+        NVML looks only when its first user comes, so all its users in this process must go first.
+        """
+        if not _HOUSE.lock.acquire(blocking=False):
+            return False
+        try:
+            for _ in range(_HOUSE.users):
+                self._shut_down()
+            for _ in range(_HOUSE.users):
+                self._initialize()
+        except (Absent, Denied) as gone:
+            raise NvmlError(str(gone)) from gone
+        finally:
+            _HOUSE.generation += 1
+            _HOUSE.lock.release()
+        return True
+
+    def close(self) -> None:
+        """Give up NVML."""
+        with _HOUSE.lock:
+            if not self._opened:
+                return
+            self._opened = False
+            _HOUSE.users -= 1
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        # A reload may have done that for us.
+        with suppress(Uninitialized):
+            self.call("nvmlShutdown")
+
+    def _initialize(self) -> None:
+        nvml = self.nvml
         try:
             nvml.nvmlInit()
         except nvml.NVMLError_LibraryNotFound as missing:
@@ -94,118 +171,77 @@ class NvmlDriver:
             ) from refused
         except self._errors as failed:
             raise self._mapped("nvmlInit", failed) from failed
-        self._opened += 1
-        # Asked ten times a second of every GPU: past the bindings it costs 0.6 us, not 1.0.
-        self._read_energy = getattr(ctypes.CDLL(_LIBRARY), _ENERGY_CALL, None)
 
-    def close(self) -> None:
-        """Give up NVML as often as it was opened."""
-        try:
-            for _ in range(self._opened):
-                self._call("nvmlShutdown")
-        except Uninitialized:
-            pass
-        finally:
-            self._opened = 0
+    # ---------------------------------------------------------------------- GPUs
+
+    def version(self) -> str:
+        """The driver's version."""
+        return str(self.call("nvmlSystemGetDriverVersion"))
 
     def count(self) -> int:
         """How many GPUs NVML enumerates."""
-        return int(self._call("nvmlDeviceGetCount"))
+        return int(self.call("nvmlDeviceGetCount"))
 
     def handle_at(self, index: int) -> Handle:
         """The GPU at `index` of NVML's enumeration, which a reload may change."""
-        return Handle(self._call("nvmlDeviceGetHandleByIndex", index))
+        return Handle(self.call("nvmlDeviceGetHandleByIndex", index))
 
     def handle_of(self, uuid: str) -> Handle:
         """The GPU with this UUID."""
-        return Handle(self._call("nvmlDeviceGetHandleByUUID", uuid))
+        return Handle(self.call("nvmlDeviceGetHandleByUUID", uuid))
 
     def uuid(self, gpu: Handle) -> str:
         """The GPU's lasting name."""
-        return str(self._call("nvmlDeviceGetUUID", gpu.pointer))
+        return str(self.call("nvmlDeviceGetUUID", gpu.pointer))
 
     def name(self, gpu: Handle) -> str:
-        """The product name, e.g. `NVIDIA H200`."""
-        return str(self._call("nvmlDeviceGetName", gpu.pointer))
+        """The GPU's model, e.g. `NVIDIA H200`."""
+        return str(self.call("nvmlDeviceGetName", gpu.pointer))
 
     def energy_uj(self, gpu: Handle) -> int:
-        """Energy of the whole board since the driver was loaded, microjoules (Volta or newer).
+        """The board's energy counter in microjoules (Volta or newer).
 
         With MIG on it is still the board's. Source: nvmlDeviceGetTotalEnergyConsumption, mJ.
         """
+        call, out, cell = self.energy_call()
+        if status := call(gpu.pointer, out):
+            raise self.error(_ENERGY_CALL, status)
+        return int(cell.value) * _UJ_PER_MJ
+
+    def energy_call(self) -> EnergyCall:
+        """The counter past the bindings.
+
+        Asked ten times a second of every GPU: past the bindings it costs 0.6 us, not 1.0.
+        Raises `NotSupported` where the library lacks it.
+        """
         if self._read_energy is None:
             raise NotSupported(f"{_ENERGY_CALL}: not in this driver")
-        status = self._read_energy(gpu.pointer, self._energy_out)
-        if status:
-            raise self._mapped(_ENERGY_CALL, self._nvml.NVMLError(status))
-        return self._energy_mj.value * _UJ_PER_MJ
+        return self._read_energy, self._energy_out, self._energy_mj
 
-    def power_uw(self, gpu: Handle) -> int:
-        """Power now, microwatts; where the driver has no instant figure, its own mean.
+    def energy_error(self, status: int) -> NvmlError:
+        """What a status other than 0 of the counter's own function means."""
+        return self.error(_ENERGY_CALL, status)
 
-        Source: NVML_FI_DEV_POWER_INSTANT (186), else nvmlDeviceGetPowerUsage; both mW.
-        """
+    # ---------------------------------------------------------------------- calls
+
+    def raw(self, name: str) -> RawCall | None:
+        """A function of the library past the bindings; None where the driver lacks it."""
+        return getattr(self._library, name, None)
+
+    def call(self, name: str, *args: object) -> Any:
+        """A call through the bindings."""
         try:
-            fields = self._call("nvmlDeviceGetFieldValues", gpu.pointer, [_FIELD_POWER_INSTANT])
-            if fields[0].nvmlReturn == self._nvml.NVML_SUCCESS:
-                return int(fields[0].value.uiVal) * _UW_PER_MW
-        except NotSupported:
-            pass
-        return int(self._call("nvmlDeviceGetPowerUsage", gpu.pointer)) * _UW_PER_MW
-
-    def owners(self, gpu: Handle) -> dict[int, int | None]:
-        """Memory in bytes (None: not told) by pid of every process that holds a context.
-
-        A process on both lists holds its memory once; on several MIG instances, once in each.
-        Source: nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses.
-        """
-        owners = self._running("nvmlDeviceGetComputeRunningProcesses", gpu)
-        try:
-            graphics = self._running("nvmlDeviceGetGraphicsRunningProcesses", gpu)
-        except NotSupported:
-            return owners
-        for pid, memory_bytes in graphics.items():
-            known_bytes = owners.get(pid)
-            if known_bytes is None or known_bytes < (memory_bytes or 0):
-                owners[pid] = memory_bytes
-        return owners
-
-    def sm_samples(self, gpu: Handle, after_stamp: int) -> list[SmSample]:
-        """Samples newer than `after_stamp`, which must be a stamp of an earlier sample or 0.
-
-        Empty where nobody was busy; raises `NotSupported` with MIG on. Source:
-        nvmlDeviceGetProcessUtilization, whose stamps follow a clock that it does not name.
-        """
-        try:
-            raw = self._call("nvmlDeviceGetProcessUtilization", gpu.pointer, after_stamp)
-        except NothingFound:
-            return []
-        # A driver may pad the array with stale and impossible samples.
-        return [
-            SmSample(int(sample.pid), int(sample.timeStamp), int(sample.smUtil))
-            for sample in raw
-            if sample.timeStamp > after_stamp and sample.smUtil <= 100
-        ]
-
-    def _running(self, call: str, gpu: Handle) -> dict[int, int | None]:
-        held_bytes: Counter[int] = Counter()
-        untold: dict[int, int | None] = {}
-        for process in self._call(call, gpu.pointer):
-            if process.usedGpuMemory is None:
-                untold[process.pid] = None
-            else:
-                held_bytes[process.pid] += process.usedGpuMemory
-        return {**untold, **held_bytes}
-
-    def _call(self, name: str, *args: object) -> Any:
-        try:
-            return getattr(self._nvml, name)(*args)
+            return getattr(self.nvml, name)(*args)
         except self._errors as failed:
             raise self._mapped(name, failed) from failed
 
+    def error(self, call: str, status: int) -> NvmlError:
+        """What a status other than 0 of a raw call means."""
+        return self._mapped(call, self.nvml.NVMLError(status))
+
     def _mapped(self, call: str, failed: Exception) -> NvmlError:
         """Our error for one of the binding's, naming the call."""
-        nvml = self._nvml
+        nvml = self.nvml
         # Only an NVMLError has a code; the other one complains about a missing symbol.
         code = getattr(failed, "value", nvml.NVML_ERROR_FUNCTION_NOT_FOUND)
         message = f"{call}: {failed}"

@@ -9,7 +9,7 @@ Anything else that `open`, `read` or `sample` raises means that the source is br
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,6 +22,7 @@ from wattledger.records import (
     StaticBasis,
     UseRecord,
 )
+from wattledger_collectors.workloads.rules import Rule
 
 MonotonicClock = Callable[[], int]
 """CLOCK_MONOTONIC in nanoseconds."""
@@ -61,12 +62,33 @@ class Denied(Exception):  # noqa: N818 - reads as one of two findings, beside Ab
         return f"{self.reason}; {self.mend}"
 
 
+class DevicesChanged(Exception):  # noqa: N818 - a finding, as Absent is
+    """The source meters more devices than `open` told: open it again. Nothing is lost by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedfishSettings:
+    """How to reach the host's management controller; secrets are named by file, never held.
+
+    `resource` is the path of the one resource to read, None to look for it.
+    """
+
+    url: str
+    user: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    resource: str | None = None
+    period_s: float = 4.0
+    timeout_s: float = 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class SensorSettings:
     """What sensors need to know of their host and of the site's config.
 
     `cpu_tdp_w` is the thermal design power of all sockets together, None where unknown.
-    `static_w` overrides a device's idle power, watts by device id.
+    `static_w` overrides a device's idle power, watts by device id. `rules` say whose processes
+    are, the first that fits.
     """
 
     sysfs_root: Path = Path("/sys")
@@ -77,6 +99,8 @@ class SensorSettings:
     cpu_use_period_s: float = 5.0
     cpu_tdp_w: float | None = None
     static_w: Mapping[str, float] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    redfish: RedfishSettings | None = None
 
     def static_of(self, device: str) -> tuple[float | None, StaticBasis]:
         """The configured idle power of `device` in watts, and where it is known from."""
@@ -114,8 +138,8 @@ class UseSensor(Protocol):
     def set_devices(self, devices: Iterable[Device]) -> None:
         """Say which devices are metered now; told before each sample."""
 
-    def sample(self) -> list[UseRecord | Process]:
-        """Use since the last sample; the first sample only sets the mark.
+    def sample(self) -> Sequence[UseRecord | Process | ReadFault]:
+        """Use since the last sample, and what could not be read; the first only sets the mark.
 
         Raises `Absent` or `Denied`.
         """

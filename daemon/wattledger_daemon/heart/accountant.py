@@ -9,11 +9,22 @@ the same pages, so that a journal of it is all a restarted daemon needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from wattledger.records import NS_PER_S, Clock, Evidence, Finish, Page, Step
+from wattledger.records import (
+    NS_PER_S,
+    Clock,
+    Device,
+    Evidence,
+    Finish,
+    Page,
+    StaticBasis,
+    Step,
+)
+from wattledger_daemon.heart.attribution.window import DeviceWindow
 from wattledger_daemon.heart.evidence import EvidenceBook, Touched
+from wattledger_daemon.heart.idle import IdleBook, Lesson, lesson_of
 from wattledger_daemon.heart.metering import MAX_GAP_NS
 from wattledger_daemon.heart.paging import EventCounts, Window, make_page
 
@@ -27,6 +38,8 @@ class AccountantSettings:
 
     Above `max_step_rows` (a row is one request in one step, some 100 bytes) the horizon comes
     nearer, down to the windows not yet booked: memory is bounded under any load.
+    With `learn_idle` a device that comes without idle power is given what is learned of it; a
+    replay takes its trace at its word.
     """
 
     window_ns: int = 5 * NS_PER_S
@@ -34,6 +47,7 @@ class AccountantSettings:
     max_gap_ns: int = MAX_GAP_NS
     horizon_ns: int | None = 600 * NS_PER_S
     max_step_rows: int = 100_000
+    learn_idle: bool = False
 
 
 class Accountant:
@@ -48,6 +62,9 @@ class Accountant:
         self._events: list[tuple[int, EventCounts]] = []
         self._booked_until_ns: int | None = None
         self._origin_ns: int | None = None
+        self._idle = IdleBook()
+        self._lessons: dict[Window, list[Lesson]] = {}
+        self._learned: dict[str, Device] = {}
 
     @property
     def clock(self) -> Clock:
@@ -74,6 +91,8 @@ class Accountant:
         """
         if isinstance(evidence, _ENGINE_EVENTS):
             evidence = self._within_reach(evidence)
+        elif isinstance(evidence, Device) and evidence.static_basis is StaticBasis.LEARNED:
+            evidence = self._relearned(evidence)
         touched = self._evidence.observe(evidence)
         if touched is None:
             return
@@ -81,6 +100,13 @@ class Accountant:
             self._count(touched.start_ns, EventCounts(duplicates=1))
         elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
             self._mark(touched)
+
+    def _relearned(self, device: Device) -> Device:
+        """A device from our own journal, without what `_idle` shall keep of it."""
+        if not self._settings.learn_idle:
+            return device
+        self._idle.remember(device)
+        return replace(device, static_w=None, static_basis=StaticBasis.UNKNOWN)
 
     def _within_reach(self, event: Step | Finish) -> Step | Finish:
         start_ns = event.start_ns if isinstance(event, Step) else event.t_ns
@@ -128,8 +154,36 @@ class Accountant:
         return self._pages([replace(w, end_ns=min(w.end_ns, until_ns)) for w in windows])
 
     def _pages(self, fresh: list[Window]) -> list[Page]:
+        """Pages of dirty and fresh windows; a fresh one stands under what those before it taught.
+
+        So that it does not matter how many windows are closed at once.
+        """
+        idle = self._idle.copy()
+        self._lessons = {}
         dirty = sorted(self._dirty, key=lambda window: window.start_ns)
-        return [make_page(self._evidence, w, self._counts_in(w)) for w in (*dirty, *fresh)]
+        pages = [self._page(window, self._seen(window, idle)) for window in dirty]
+        for window in fresh:
+            seen = self._seen(window, idle)
+            pages.append(self._page(window, seen))
+            if self._settings.learn_idle:
+                self._lessons[window] = self._lessons_of(window, seen)
+                idle.learn(self._lessons[window])
+        return pages
+
+    def _page(self, window: Window, seen: Sequence[DeviceWindow]) -> Page:
+        return make_page(self._evidence, window, self._counts_in(window), seen)
+
+    def _seen(self, window: Window, idle: IdleBook) -> list[DeviceWindow]:
+        return [
+            self._evidence.device_window(idle.dress(device), window.start_ns, window.end_ns)
+            for device in self._evidence.devices
+        ]
+
+    def _lessons_of(self, window: Window, seen: Iterable[DeviceWindow]) -> list[Lesson]:
+        span = (window.start_ns, window.end_ns)
+        stepped = self._evidence.has_steps(*span)
+        found = [lesson_of(item, *span, stepped=stepped) for item in seen]
+        return [lesson for lesson in found if lesson is not None]
 
     def _open_windows(self, until_ns: int) -> Iterator[Window]:
         """Windows not yet booked that start before `until_ns`."""
@@ -207,6 +261,8 @@ class Accountant:
             return
         if self._origin_ns is None:
             self._origin_ns = window.start_ns
+        if self._settings.learn_idle:
+            self._learn(window)
         self._booked_until_ns = window.end_ns
         self._windows.append(window)
         for device in self._evidence.devices:
@@ -216,6 +272,23 @@ class Accountant:
             while self._evidence.step_rows > self._settings.max_step_rows and self._windows:
                 self.forget_before(self._windows[0].end_ns)
 
+    def _learn(self, window: Window) -> None:
+        """Windows booked before keep the figure they were booked under, unless restated."""
+        lessons = self._lessons.pop(window, None)
+        if lessons is None:
+            lessons = self._lessons_of(window, self._seen(window, self._idle))
+        self._learned.update((device.device, device) for device in self._idle.learn(lessons))
+
+    def remember_idle(self, devices: Iterable[Device]) -> None:
+        """Take the idle power that was learned in former boots, before any evidence."""
+        for device in devices if self._settings.learn_idle else ():
+            self._idle.remember(device)
+
+    def take_learned(self) -> list[Device]:
+        """Devices whose idle power was learned anew since this was last asked."""
+        learned, self._learned = list(self._learned.values()), {}
+        return learned
+
     def re_anchor(self, clock: Clock, t_ns: int) -> None:
         """Cut windows by another clock from `t_ns` on, which must be booked up to."""
         if self._booked_until_ns is not None and self._booked_until_ns != t_ns:
@@ -223,8 +296,15 @@ class Accountant:
         self._clock = clock
 
     def roster(self) -> list[Evidence]:
-        """Devices, processes, engines and pinned costs known now."""
-        return list(self._evidence.roster())
+        """Devices with their idle power, processes, engines and pinned costs known now."""
+        return [
+            self._idle.dress(item) if isinstance(item, Device) else item
+            for item in self._evidence.roster()
+        ]
+
+    def standing(self) -> list[Evidence]:
+        """Where each meter stands, as readings that another accountant can go on from."""
+        return list(self._evidence.standing())
 
     def forget_before(self, t_ns: int) -> None:
         """Forget what ended by `t_ns`; only windows whose evidence is whole stay in reach."""

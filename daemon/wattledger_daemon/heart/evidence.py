@@ -241,11 +241,15 @@ class EvidenceBook:
                 return device.device
         return metered[0].device if metered else None
 
+    def has_steps(self, start_ns: int, end_ns: int) -> bool:
+        """Whether any engine worked in a stretch."""
+        return any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
+
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
         return (
             not self._ended.touching(start_ns, end_ns)
-            and not any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
+            and not self.has_steps(start_ns, end_ns)
             and all(
                 len(meter.intervals(start_ns, end_ns)) <= 1
                 and not (meter.last_ns is not None and start_ns < meter.last_ns <= end_ns)
@@ -260,6 +264,11 @@ class EvidenceBook:
         yield from self._engines.values()
         for name, cost in self._costs.items():
             yield PinnedCost(name, cost)
+
+    def standing(self) -> Iterator[Evidence]:
+        """Readings from which other meters go on as these will."""
+        for name, meter in self._meters.items():
+            yield from meter.standing(name)
 
     # ------------------------------------------------------------------ forgetting
 

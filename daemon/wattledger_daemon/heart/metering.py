@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple
@@ -134,6 +135,26 @@ class Meter:
         """The latest reading, None before the first."""
         return self._seen_ns
 
+    def standing(self, device: str) -> list[CounterReading | PowerReading]:
+        """Readings from which another meter goes on as this one will, for a recording.
+
+        A counter stood at its value since E(t) last bent, or was booked up to there.
+        """
+        readings: list[CounterReading | PowerReading] = []
+        counter, power, tip_ns = self._counter, self._power, self._tip_ns
+        if power is not None and counter is not None:
+            readings.append(power)
+        elif power is not None:
+            carried = self._tip_2nuj % (2 * NS_PER_S)
+            readings.append(replace(power, carried_half_fj=carried))
+        if counter is not None:
+            if tip_ns is not None and tip_ns < counter.t_ns:
+                stood_uj = counter.energy_uj - self._owed_uj
+                readings.append(CounterReading(device, tip_ns, stood_uj))
+            if not self._owed_uj:
+                readings.append(counter)
+        return readings
+
     # ------------------------------------------------------------------ readings
 
     def read_counter(self, reading: CounterReading) -> None:
@@ -158,6 +179,7 @@ class Meter:
             return
         if previous is None:
             self._restart(reading.t_ns)
+            self._tip_2nuj = reading.carried_half_fj
         else:
             self._advance_gauge(previous, reading)
         self._seen_ns = reading.t_ns

@@ -41,12 +41,13 @@ class EventCounts:
     dropped: int = 0
 
 
-def make_page(evidence: EvidenceBook, window: Window, counts: EventCounts) -> Page:
-    """The page of a window; the same evidence gives the same page."""
-    devices = evidence.devices
+def make_page(
+    evidence: EvidenceBook, window: Window, counts: EventCounts, seen: Sequence[DeviceWindow]
+) -> Page:
+    """The page of a window in which the devices were as `seen`; the same in, the same page."""
+    devices = [item.device for item in seen]
     engines = evidence.engine_windows(window.start_ns, window.end_ns)
     books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.processes)
-    seen = [evidence.device_window(d, window.start_ns, window.end_ns) for d in devices]
     dating = _Dating(window, seen)
     finishes = evidence.finishes(window.start_ns, window.end_ns)
     postings = (

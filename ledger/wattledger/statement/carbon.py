@@ -12,6 +12,7 @@ from wattledger.errors import DataMissingError
 from wattledger.hardware.factors import EmbodiedFactor
 from wattledger.statement.coverage import Coverage, booked_ns, coverage_of, device_books
 from wattledger.statement.lines import Line, add_grams
+from wattledger.statement.node import NodeBalance, node_balance
 from wattledger.statement.notices import carbon_notices, usage_notices
 from wattledger.statement.query import EVERYTHING, CarbonQuery, View
 from wattledger.statement.selection import select
@@ -89,6 +90,7 @@ class CarbonStatement:
     coverage: Coverage
     factors: Factors
     warnings: tuple[str, ...]
+    node: NodeBalance | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's `wattledger.carbon/1`: J, kWh, gCO2e and s, null for no value."""
@@ -102,6 +104,7 @@ class CarbonStatement:
             "groups": [{"by": group.by, **group.total.carbon_json()} for group in self.groups],
             "coverage": self.coverage.carbon_json(),
             "factors": self.factors.to_json(),
+            **({"node": self.node.to_json()} if self.node else {}),
             "warnings": list(self.warnings),
         }
 
@@ -127,6 +130,7 @@ def carbon_statement(store: Store, query: CarbonQuery) -> CarbonStatement:
     booked = booked_ns(device_books(books, query.filters.host))
     coverage = coverage_of(chosen.lines, booked, window, terms)
     _check_coverage(coverage, query)
+    node = node_balance(store, query, books)
     return CarbonStatement(
         window=window,
         view=query.view,
@@ -138,7 +142,9 @@ def carbon_statement(store: Store, query: CarbonQuery) -> CarbonStatement:
         warnings=(
             *usage_notices(chosen.lines, booked, window, prorated=chosen.prorated),
             *carbon_notices(chosen.lines, terms, embodied=query.include_embodied),
+            *(node.notices() if node else ()),
         ),
+        node=node,
     )
 
 

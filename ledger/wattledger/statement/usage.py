@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from wattledger import __version__
 from wattledger.statement.coverage import Coverage, booked_ns, coverage_of, device_books
+from wattledger.statement.node import NodeBalance, node_balance
 from wattledger.statement.notices import usage_notices
 from wattledger.statement.query import UsageQuery, View
 from wattledger.statement.selection import select
@@ -29,6 +30,7 @@ class UsageStatement:
     groups: tuple[Group, ...]
     coverage: Coverage
     warnings: tuple[str, ...]
+    node: NodeBalance | None = None
 
     def to_json(self) -> dict[str, object]:
         """The contract's `wattledger.usage/1`, energy in J and time in s."""
@@ -41,6 +43,7 @@ class UsageStatement:
             "total": self.total.usage_json(),
             "groups": [{"by": group.by, **group.total.usage_json()} for group in self.groups],
             "coverage": self.coverage.usage_json(),
+            **({"node": self.node.to_json()} if self.node else {}),
             "warnings": list(self.warnings),
         }
 
@@ -52,6 +55,8 @@ def usage_statement(store: Store, query: UsageQuery) -> UsageStatement:
     window = query.window
     books = store.books(window.start_ns, window.end_ns)
     booked = booked_ns(device_books(books, query.filters.host))
+    node = node_balance(store, query, books)
+    notices = usage_notices(chosen.lines, booked, window, prorated=chosen.prorated)
     return UsageStatement(
         window=window,
         view=query.view,
@@ -59,5 +64,6 @@ def usage_statement(store: Store, query: UsageQuery) -> UsageStatement:
         total=chosen.total,
         groups=groups_of(chosen.lines, query.by),
         coverage=coverage_of(chosen.lines, booked, window, terms),
-        warnings=tuple(usage_notices(chosen.lines, booked, window, prorated=chosen.prorated)),
+        warnings=(*notices, *(node.notices() if node else ())),
+        node=node,
     )

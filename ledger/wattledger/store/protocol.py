@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wattledger.records import (
     Account,
@@ -104,6 +104,18 @@ class Books:
 
 
 @dataclass(frozen=True, slots=True)
+class MeteredSlice:
+    """What one device's meter saw in [start_ns, end_ns), UTC; node meters are among them."""
+
+    start_ns: int
+    end_ns: int
+    host: str
+    device: Device
+    energy_uj: int
+    device_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnergy:
     """A finished request with its energy per phase, summed over the devices of its engine."""
 
@@ -168,6 +180,14 @@ class Store(Protocol):
         """Release the ledger; further calls are errors."""
 
 
+@runtime_checkable
+class MeterSeries(Protocol):
+    """A ledger that tells many stretches' metered energy at once; any other is asked for books."""
+
+    def metered(self, edges_ns: Sequence[int]) -> list[MeteredSlice]:
+        """What was metered in each [edges[i], edges[i+1]), cut as slices are, by interval."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """A piece of raw evidence as it came; `kind` says how `body` is read back."""
@@ -211,11 +231,14 @@ class Notebook(Protocol):
     def noted(self, start_ns: int, end_ns: int) -> list[SelfMetric]:
         """Self-metrics in [start_ns, end_ns), UTC, by time, part and name."""
 
-    def learn(self, host: str, devices: Iterable[Device]) -> None:
-        """Keep each device's learned idle power, for restarts; by host, device and model."""
+    def learn(self, host: str, devices: Iterable[Device], learned_ns: int) -> None:
+        """Keep each device's learned idle power, for restarts; by host, device, kind and model.
+
+        `learned_ns` is UTC. One without a `static_w` is forgotten.
+        """
 
     def learned(self, host: str) -> list[Device]:
-        """Devices of this host as `learn` was last told of them."""
+        """Devices of this host as `learn` was last told of them, by device, oldest first."""
 
 
 @dataclass(slots=True)

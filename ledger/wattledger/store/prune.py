@@ -34,10 +34,12 @@ _HOURS = """DELETE FROM ${name}_hour WHERE (start_ns, $dims) IN (
     SELECT start_ns, $dims FROM ${name}_hour WHERE start_ns < :kept_ns LIMIT :limit)"""
 _EVENTS = """DELETE FROM event WHERE (start_ns, clock) IN (
     SELECT start_ns, clock FROM event WHERE start_ns < :kept_ns LIMIT :limit)"""
+_SELF_METRICS = """DELETE FROM self_metric WHERE (t_ns, metric) IN (
+    SELECT t_ns, metric FROM self_metric WHERE t_ns < :kept_ns LIMIT :limit)"""
 
 _BOTH = (POSTING, METERED)
 _TIERS: dict[str, tuple[tuple[tuple[Family, ...], str], ...]] = {
-    "raw": ((_BOTH, _FITTING_A_MINUTE), ((REQUEST,), _SHARES)),
+    "raw": ((_BOTH, _FITTING_A_MINUTE), ((REQUEST,), _SHARES), ((POSTING,), _SELF_METRICS)),
     "minute": ((_BOTH, _FITTING_AN_HOUR), (_BOTH, _MINUTES)),
     "hour": ((_BOTH, _ALL_RAW), (_BOTH, _HOURS), ((POSTING,), _EVENTS)),
 }

@@ -16,6 +16,9 @@ What was said, UTC nanoseconds, integer microjoules:
   per request and account, which outlive them;
 - `finish`: finished requests; `event`: late, duplicate and dropped engine events per window.
 
+Of the daemon itself: `metric` (part, name) and `self_metric`, what each was at a time; `learned`,
+the idle power learned of each device (`learned_ns`: when, UTC), which outlives a boot.
+
 The rest: `journal` and `journal_boot` (raw evidence not booked yet), `meta` (settings of the
 daemon), `horizon` (per tier: readers rely on nothing before `kept_ns`; nothing prunable is
 left before `swept_ns`).
@@ -103,7 +106,17 @@ _VERSION_1 = (
     "INSERT INTO horizon VALUES ('raw', 0, 0), ('minute', 0, 0), ('hour', 0, 0)",
 )
 
-_MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = (
+    """CREATE TABLE metric (id INTEGER PRIMARY KEY, part TEXT NOT NULL, name TEXT NOT NULL,
+    UNIQUE (part, name))""",
+    """CREATE TABLE self_metric (t_ns INTEGER NOT NULL, metric INTEGER NOT NULL REFERENCES metric,
+    value REAL NOT NULL, PRIMARY KEY (t_ns, metric)) WITHOUT ROWID""",
+    """CREATE TABLE learned (id INTEGER PRIMARY KEY, host TEXT NOT NULL, device TEXT NOT NULL,
+    kind TEXT NOT NULL, model TEXT, static_w REAL NOT NULL, learned_ns INTEGER NOT NULL)""",
+    "CREATE UNIQUE INDEX learned_key ON learned (host, device, kind, ifnull(model, x''))",
+)
+
+_MIGRATIONS = (_VERSION_1, _VERSION_2)
 SCHEMA_VERSION = len(_MIGRATIONS)
 
 

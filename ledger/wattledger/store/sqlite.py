@@ -1,4 +1,4 @@
-"""A ledger in one SQLite file: `Store` and `Journal` of `wattledger.store.protocol`."""
+"""A ledger in one SQLite file: `Store`, `Journal` and `Notebook` of `wattledger.store.protocol`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from wattledger.errors import InputError
-from wattledger.records import Clock, Device, Page
-from wattledger.store import journal, sqlite_books, sqlite_read, sqlite_requests, sqlite_write
+from wattledger.records import Clock, Device, Page, SelfMetric
+from wattledger.store import (
+    journal,
+    notebook,
+    sqlite_books,
+    sqlite_read,
+    sqlite_requests,
+    sqlite_write,
+)
 from wattledger.store.check import check
 from wattledger.store.connection import Place, connect, fault
 from wattledger.store.names import DEVICES, Names, device_of
@@ -21,6 +28,7 @@ from wattledger.store.protocol import (
     Filters,
     ImportedEntry,
     JournalEntry,
+    MeteredSlice,
     RequestEnergy,
     Retention,
     SliceSet,
@@ -84,12 +92,14 @@ class SqliteLedger:
                     if self._conn.in_transaction:
                         self._conn.execute("ROLLBACK")
                     raise
+            except (OverflowError, sqlite3.IntegrityError) as error:
+                if isinstance(error, sqlite3.Error) and "NOT NULL" not in str(error):
+                    raise fault(error, self._path) from error
+                raise InputError(
+                    f"{self._path}: an amount, a sum or a time exceeds 64 bits: check its unit"
+                ) from error
             except sqlite3.Error as error:
                 raise fault(error, self._path) from error
-            except OverflowError as error:
-                raise InputError(
-                    f"{self._path}: an amount or time exceeds 64 bits: check its unit"
-                ) from error
 
     def book(self, page: Page) -> bool:
         """As `Store.book`.
@@ -125,6 +135,11 @@ class SqliteLedger:
         with self._transaction() as conn:
             return sqlite_books.books(conn, start_ns, end_ns)
 
+    def metered(self, edges_ns: Sequence[int]) -> list[MeteredSlice]:
+        """As `MeterSeries.metered`."""
+        with self._transaction() as conn:
+            return sqlite_books.metered(conn, edges_ns)
+
     def requests(self, start_ns: int, end_ns: int, filters: Filters = _ALL) -> list[RequestEnergy]:
         """As `Store.requests`."""
         with self._transaction() as conn:
@@ -155,6 +170,26 @@ class SqliteLedger:
         with self._writing() as conn:
             journal.forget(conn, boot_id)
             self._boots.forget()
+
+    def note(self, metrics: Iterable[SelfMetric]) -> None:
+        """As `Notebook.note`; a value that is no finite number is left out."""
+        with self._writing() as conn:
+            notebook.note(conn, metrics)
+
+    def noted(self, start_ns: int, end_ns: int) -> list[SelfMetric]:
+        """As `Notebook.noted`."""
+        with self._transaction() as conn:
+            return notebook.noted(conn, start_ns, end_ns)
+
+    def learn(self, host: str, devices: Iterable[Device], learned_ns: int) -> None:
+        """As `Notebook.learn`."""
+        with self._writing() as conn:
+            notebook.learn(conn, host, devices, learned_ns)
+
+    def learned(self, host: str) -> list[Device]:
+        """As `Notebook.learned`."""
+        with self._transaction() as conn:
+            return notebook.learned(conn, host)
 
     def prune(self, retention: Retention, now_ns: int, *, limit: int = PRUNE_ROWS) -> int:
         """Delete at most `limit` rows older than `retention`; returns how many, 0 when done."""

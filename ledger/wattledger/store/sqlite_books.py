@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from operator import sub
 
 from wattledger.apportion import between
 from wattledger.store.names import Lookup
-from wattledger.store.protocol import Books, DeviceBook
+from wattledger.store.protocol import Books, DeviceBook, MeteredSlice
 from wattledger.store.restate import read_kept
-from wattledger.store.sqlite_read import Tally, rows_of, tally_of
+from wattledger.store.sqlite_read import Tally, rows_of, sums_of, tally_of
 from wattledger.store.tiers import (
     CHARGED,
     METERED,
@@ -20,7 +21,6 @@ from wattledger.store.tiers import (
     plan,
     runs,
     spread,
-    sql,
 )
 
 _NOTHING: Values = (0, 0, 0, 0, 0)
@@ -61,15 +61,27 @@ def books(conn: sqlite3.Connection, start_ns: int, end_ns: int) -> Books:
     return Books(tuple(found), *_events(conn, start_ns, end_ns))
 
 
+def metered(conn: sqlite3.Connection, edges_ns: Sequence[int]) -> list[MeteredSlice]:
+    """As `MeterSeries.metered`."""
+    tally = tally_of(conn, METERED, plan(edges_ns, read_kept(conn)), lambda _: True)
+    names = Lookup(conn)
+    found: list[MeteredSlice] = []
+    for (at, ids), (energy_uj, device_ns, *_) in sorted(tally.sums.items()):
+        host, device = names.device(ids[0])
+        found.append(
+            MeteredSlice(edges_ns[at], edges_ns[at + 1], host, device, energy_uj, device_ns)
+        )
+    return found
+
+
 def _excess(conn: sqlite3.Connection, laid: Plan) -> dict[int, Values]:
     """Metered less posted per device: energy_uj, device_ns; and gaps, resets, wraps."""
     tally = Tally()
     for parts, text in laid.sums():
         for part in parts:
-            window = (part.start_ns, part.end_ns)
-            for device, *values in conn.execute(sql(METERED, text), window):
+            for device, *values in sums_of(conn, METERED, text, part):
                 tally.add(0, (device,), tuple(values))
-            for device, *values in conn.execute(sql(CHARGED, text), window):
+            for device, *values in sums_of(conn, CHARGED, text, part):
                 tally.add(0, (device,), tuple(map(sub, _NOTHING, values)))
     for source in laid.sources():
         for start_ns, end_ns, parts in runs(source.parts, source.unit_ns):

@@ -103,7 +103,7 @@ def tally_of(conn: sqlite3.Connection, family: Family, laid: Plan, keep: Keep) -
     width = len(family.dims)
     for parts, text in laid.sums():
         for part in parts:
-            for row in conn.execute(sql(family, text), (part.start_ns, part.end_ns)):
+            for row in sums_of(conn, family, text, part):
                 if keep(row[:width]):
                     tally.add(part.interval, row[:width], row[width:])
     for source in laid.sources():
@@ -111,6 +111,34 @@ def tally_of(conn: sqlite3.Connection, family: Family, laid: Plan, keep: Keep) -
             rows = rows_of(conn, family, source, start_ns, end_ns)
             tally.add_pieces(spread(rows, parts), keep)
     return tally
+
+
+def sums_of(
+    conn: sqlite3.Connection, family: Family, text: str, part: Part
+) -> list[tuple[int, ...]]:
+    """Ids and sums of a part that rollups answer whole; exact beyond 64 bits too.
+
+    SQLite refuses such a sum ("integer overflow"): it is then taken in halves of 32 bits.
+    Source: https://www.sqlite.org/lang_aggfunc.html#sumunc
+    """
+    window = (part.start_ns, part.end_ns)
+    try:
+        return conn.execute(sql(family, text), window).fetchall()
+    except sqlite3.OperationalError as error:
+        if "integer overflow" not in str(error):
+            raise
+    width = len(family.dims)
+    halves = conn.execute(sql(family, text.replace("$sums", "$halves")), window)
+    return [
+        (
+            *row[:width],
+            *(
+                (high << 32) + low
+                for high, low in zip(row[width::2], row[width + 1 :: 2], strict=True)
+            ),
+        )
+        for row in halves
+    ]
 
 
 def rows_of(

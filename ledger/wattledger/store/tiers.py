@@ -49,6 +49,11 @@ METERED = Family("metered", ("device",), ("energy_uj", "device_ns", "gaps", "res
 # Postings seen as a meter would see them, to be held against METERED.
 CHARGED = Family("posting", ("device",), ("static_uj + dynamic_uj", "device_ns", "0", "0", "0"))
 
+# A sum beyond 64 bits would become a float, and the books would no longer be exact: a NULL is
+# refused by its column.
+_ADDED = """%(amount)s = CASE typeof(%(amount)s + excluded.%(amount)s) WHEN 'integer'
+    THEN %(amount)s + excluded.%(amount)s END"""
+
 
 @cache
 def sql(family: Family, text: str) -> str:
@@ -60,8 +65,11 @@ def sql(family: Family, text: str) -> str:
         amounts=", ".join(family.amounts),
         negated=", ".join(f"-{amount}" for amount in family.amounts),
         sums=", ".join(f"SUM({amount})" for amount in family.amounts),
+        halves=", ".join(
+            f"SUM(({amount}) >> 32), SUM(({amount}) & 4294967295)" for amount in family.amounts
+        ),
         uneven=" OR ".join(f"SUM({amount}) <> 0" for amount in family.amounts),
-        added=", ".join(f"{amount} = {amount} + excluded.{amount}" for amount in family.amounts),
+        added=", ".join(_ADDED % {"amount": amount} for amount in family.amounts),
         match=" AND ".join(f"{dim} = ?" for dim in family.dims),
         marks=", ".join("?" for _ in columns),
     )

@@ -142,7 +142,10 @@ def _counter(line: _Fields) -> CounterReading:
 
 def _power(line: _Fields) -> PowerReading:
     return PowerReading(
-        line.text("device"), line.integer("t_ns", -_INT64), line.integer("power_uw")
+        line.text("device"),
+        line.integer("t_ns", -_INT64),
+        line.integer("power_uw"),
+        line.maybe_integer("carried_half_fj") or 0,
     )
 
 

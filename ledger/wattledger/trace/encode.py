@@ -57,6 +57,12 @@ def _device(record: object) -> _Line:
     return line | {"estimated": True} if record.estimated else line
 
 
+def _power(record: object) -> _Line:
+    assert isinstance(record, PowerReading)
+    line = _named("t_ns", "device", "power_uw")(record)
+    return line | {"carried_half_fj": record.carried_half_fj or None}
+
+
 def _use(record: object) -> _Line:
     assert isinstance(record, UseRecord)
     line = _named("start_ns", "end_ns", "device", "total")(record)
@@ -104,7 +110,7 @@ def _cost(record: object) -> _Line:
 _ENCODERS: dict[type, tuple[str, Callable[[object], _Line]]] = {
     TraceHeader: ("header", _header),
     Device: ("device", _device),
-    PowerReading: ("power", _named("t_ns", "device", "power_uw")),
+    PowerReading: ("power", _power),
     UseRecord: ("use", _use),
     Process: ("process", _named("pid", "start", "workload", "job")),
     Engine: ("engine", _named("engine", "kind", "model", "pids")),

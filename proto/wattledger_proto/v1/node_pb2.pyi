@@ -68,6 +68,9 @@ class Status(google.protobuf.message.Message):
     SENSORS_FIELD_NUMBER: builtins.int
     QUEUE_DEPTH_FIELD_NUMBER: builtins.int
     WINDOWS_BOOKED_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    BOOKED_FIELD_NUMBER: builtins.int
+    DAEMON_FIELD_NUMBER: builtins.int
     software: builtins.str
     daemon_id: builtins.str
     host: builtins.str
@@ -82,6 +85,18 @@ class Status(google.protobuf.message.Message):
     def engines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EngineStatus]: ...
     @property
     def sensors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SensorStatus]: ...
+    @property
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___GroupStatus]:
+        """Whose the power was, over the last booked windows; most first."""
+
+    @property
+    def booked(self) -> Global___BookedStretch:
+        """The stretch that figures from booked windows speak of; absent until a window is booked."""
+
+    @property
+    def daemon(self) -> Global___DaemonStatus:
+        """What the daemon itself costs and does."""
+
     def __init__(
         self,
         *,
@@ -95,10 +110,127 @@ class Status(google.protobuf.message.Message):
         sensors: collections.abc.Iterable[Global___SensorStatus] | None = ...,
         queue_depth: builtins.int = ...,
         windows_booked: builtins.int = ...,
+        groups: collections.abc.Iterable[Global___GroupStatus] | None = ...,
+        booked: Global___BookedStretch | None = ...,
+        daemon: Global___DaemonStatus | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["daemon_id", b"daemon_id", "devices", b"devices", "engines", b"engines", "host", b"host", "ledger", b"ledger", "queue_depth", b"queue_depth", "sensors", b"sensors", "software", b"software", "uptime_s", b"uptime_s", "windows_booked", b"windows_booked"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["booked", b"booked", "daemon", b"daemon"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["booked", b"booked", "daemon", b"daemon", "daemon_id", b"daemon_id", "devices", b"devices", "engines", b"engines", "groups", b"groups", "host", b"host", "ledger", b"ledger", "queue_depth", b"queue_depth", "sensors", b"sensors", "software", b"software", "uptime_s", b"uptime_s", "windows_booked", b"windows_booked"]) -> None: ...
 
 Global___Status: typing_extensions.TypeAlias = Status
+
+@typing.final
+class BookedStretch(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SPAN_S_FIELD_NUMBER: builtins.int
+    AGE_S_FIELD_NUMBER: builtins.int
+    span_s: builtins.float
+    age_s: builtins.float
+    """How long ago it ended: a window is booked some 10 s after its end."""
+    def __init__(
+        self,
+        *,
+        span_s: builtins.float = ...,
+        age_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["age_s", b"age_s", "span_s", b"span_s"]) -> None: ...
+
+Global___BookedStretch: typing_extensions.TypeAlias = BookedStretch
+
+@typing.final
+class GroupStatus(google.protobuf.message.Message):
+    """Means over the booked stretch of one workload and job, or of what is nobody's."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKLOAD_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    NOBODY_FIELD_NUMBER: builtins.int
+    POWER_W_FIELD_NUMBER: builtins.int
+    ESTIMATED_W_FIELD_NUMBER: builtins.int
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: builtins.int
+    DECODE_TOKENS_PER_S_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_S_FIELD_NUMBER: builtins.int
+    J_PER_TOKEN_FIELD_NUMBER: builtins.int
+    workload: builtins.str
+    """Absent where the ledger cannot say."""
+    job: builtins.str
+    nobody: builtins.str
+    """idle, unattributed, or others (the sum of the smallest); empty for a workload."""
+    power_w: builtins.float
+    estimated_w: builtins.float
+    """The part of power_w that no sensor measured."""
+    prefill_tokens_per_s: builtins.float
+    decode_tokens_per_s: builtins.float
+    requests_per_s: builtins.float
+    j_per_token: builtins.float
+    """Energy by prefill and decode tokens together; absent without tokens."""
+    def __init__(
+        self,
+        *,
+        workload: builtins.str | None = ...,
+        job: builtins.str | None = ...,
+        nobody: builtins.str = ...,
+        power_w: builtins.float = ...,
+        estimated_w: builtins.float = ...,
+        prefill_tokens_per_s: builtins.float = ...,
+        decode_tokens_per_s: builtins.float = ...,
+        requests_per_s: builtins.float = ...,
+        j_per_token: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_j_per_token", b"_j_per_token", "_job", b"_job", "_workload", b"_workload", "j_per_token", b"j_per_token", "job", b"job", "workload", b"workload"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_j_per_token", b"_j_per_token", "_job", b"_job", "_workload", b"_workload", "decode_tokens_per_s", b"decode_tokens_per_s", "estimated_w", b"estimated_w", "j_per_token", b"j_per_token", "job", b"job", "nobody", b"nobody", "power_w", b"power_w", "prefill_tokens_per_s", b"prefill_tokens_per_s", "requests_per_s", b"requests_per_s", "workload", b"workload"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_j_per_token", b"_j_per_token"]) -> typing.Literal["j_per_token"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_job", b"_job"]) -> typing.Literal["job"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_workload", b"_workload"]) -> typing.Literal["workload"] | None: ...
+
+Global___GroupStatus: typing_extensions.TypeAlias = GroupStatus
+
+@typing.final
+class DaemonStatus(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CPU_S_FIELD_NUMBER: builtins.int
+    RSS_BYTES_FIELD_NUMBER: builtins.int
+    TURN_S_FIELD_NUMBER: builtins.int
+    LONGEST_TURN_S_FIELD_NUMBER: builtins.int
+    LATE_EVENTS_FIELD_NUMBER: builtins.int
+    DUPLICATE_EVENTS_FIELD_NUMBER: builtins.int
+    DROPPED_EVENTS_FIELD_NUMBER: builtins.int
+    JOURNAL_BYTES_FIELD_NUMBER: builtins.int
+    WINDOW_S_FIELD_NUMBER: builtins.int
+    cpu_s: builtins.float
+    rss_bytes: builtins.int
+    turn_s: builtins.float
+    """Duration of the pipeline's last and longest turn."""
+    longest_turn_s: builtins.float
+    late_events: builtins.int
+    """Engine events that came late, came twice, or were dropped, as booked since the start."""
+    duplicate_events: builtins.int
+    dropped_events: builtins.int
+    journal_bytes: builtins.int
+    """Raw evidence that this run wrote and keeps for a restart."""
+    window_s: builtins.int
+    def __init__(
+        self,
+        *,
+        cpu_s: builtins.float = ...,
+        rss_bytes: builtins.int = ...,
+        turn_s: builtins.float = ...,
+        longest_turn_s: builtins.float = ...,
+        late_events: builtins.int = ...,
+        duplicate_events: builtins.int = ...,
+        dropped_events: builtins.int = ...,
+        journal_bytes: builtins.int = ...,
+        window_s: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cpu_s", b"cpu_s", "dropped_events", b"dropped_events", "duplicate_events", b"duplicate_events", "journal_bytes", b"journal_bytes", "late_events", b"late_events", "longest_turn_s", b"longest_turn_s", "rss_bytes", b"rss_bytes", "turn_s", b"turn_s", "window_s", b"window_s"]) -> None: ...
+
+Global___DaemonStatus: typing_extensions.TypeAlias = DaemonStatus
 
 @typing.final
 class DeviceStatus(google.protobuf.message.Message):
@@ -111,6 +243,9 @@ class DeviceStatus(google.protobuf.message.Message):
     QUALITY_FIELD_NUMBER: builtins.int
     GAPS_FIELD_NUMBER: builtins.int
     RESETS_FIELD_NUMBER: builtins.int
+    COUNTER_RATIO_FIELD_NUMBER: builtins.int
+    STATIC_W_FIELD_NUMBER: builtins.int
+    STATIC_BASIS_FIELD_NUMBER: builtins.int
     device: builtins.str
     kind: builtins.str
     model: builtins.str
@@ -119,6 +254,13 @@ class DeviceStatus(google.protobuf.message.Message):
     quality: builtins.str
     gaps: builtins.int
     resets: builtins.int
+    counter_ratio: builtins.float
+    """Energy by the counter over energy by integrated power, over the last minutes; absent until
+    both are there for a minute.
+    """
+    static_w: builtins.float
+    """Idle power, where it is known, and from where: config, catalogue, learned, given."""
+    static_basis: builtins.str
     def __init__(
         self,
         *,
@@ -129,10 +271,18 @@ class DeviceStatus(google.protobuf.message.Message):
         quality: builtins.str = ...,
         gaps: builtins.int = ...,
         resets: builtins.int = ...,
+        counter_ratio: builtins.float | None = ...,
+        static_w: builtins.float | None = ...,
+        static_basis: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_power_w", b"_power_w", "power_w", b"power_w"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_power_w", b"_power_w", "device", b"device", "gaps", b"gaps", "kind", b"kind", "model", b"model", "power_w", b"power_w", "quality", b"quality", "resets", b"resets"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_counter_ratio", b"_counter_ratio", "_power_w", b"_power_w", "_static_w", b"_static_w", "counter_ratio", b"counter_ratio", "power_w", b"power_w", "static_w", b"static_w"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_counter_ratio", b"_counter_ratio", "_power_w", b"_power_w", "_static_w", b"_static_w", "counter_ratio", b"counter_ratio", "device", b"device", "gaps", b"gaps", "kind", b"kind", "model", b"model", "power_w", b"power_w", "quality", b"quality", "resets", b"resets", "static_basis", b"static_basis", "static_w", b"static_w"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_counter_ratio", b"_counter_ratio"]) -> typing.Literal["counter_ratio"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_power_w", b"_power_w"]) -> typing.Literal["power_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_static_w", b"_static_w"]) -> typing.Literal["static_w"] | None: ...
 
 Global___DeviceStatus: typing_extensions.TypeAlias = DeviceStatus
 
@@ -151,6 +301,19 @@ class EngineStatus(google.protobuf.message.Message):
     DUPLICATES_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
     SILENT_S_FIELD_NUMBER: builtins.int
+    WORKLOAD_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    POWER_W_FIELD_NUMBER: builtins.int
+    PREFILL_POWER_W_FIELD_NUMBER: builtins.int
+    DECODE_POWER_W_FIELD_NUMBER: builtins.int
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: builtins.int
+    DECODE_TOKENS_PER_S_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_S_FIELD_NUMBER: builtins.int
+    J_PER_PREFILL_TOKEN_FIELD_NUMBER: builtins.int
+    J_PER_DECODE_TOKEN_FIELD_NUMBER: builtins.int
+    J_PER_TOKEN_FIELD_NUMBER: builtins.int
+    ESTIMATED_W_FIELD_NUMBER: builtins.int
+    RUNNING_REQUESTS_FIELD_NUMBER: builtins.int
     engine: builtins.str
     kind: builtins.str
     model: builtins.str
@@ -161,6 +324,23 @@ class EngineStatus(google.protobuf.message.Message):
     duplicates: builtins.int
     refused: builtins.int
     silent_s: builtins.float
+    workload: builtins.str
+    """The rest are means over the booked stretch; absent where nothing of the engine is booked."""
+    job: builtins.str
+    power_w: builtins.float
+    prefill_power_w: builtins.float
+    decode_power_w: builtins.float
+    prefill_tokens_per_s: builtins.float
+    decode_tokens_per_s: builtins.float
+    requests_per_s: builtins.float
+    j_per_prefill_token: builtins.float
+    """Energy of a phase by its own tokens; absent without tokens."""
+    j_per_decode_token: builtins.float
+    j_per_token: builtins.float
+    """All of the engine's energy, idle too, by prefill and decode tokens together."""
+    estimated_w: builtins.float
+    running_requests: builtins.int
+    """Unfinished requests of its latest step; absent where its steps do not tell."""
     @property
     def pids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -177,8 +357,48 @@ class EngineStatus(google.protobuf.message.Message):
         duplicates: builtins.int = ...,
         refused: builtins.int = ...,
         silent_s: builtins.float = ...,
+        workload: builtins.str | None = ...,
+        job: builtins.str | None = ...,
+        power_w: builtins.float | None = ...,
+        prefill_power_w: builtins.float | None = ...,
+        decode_power_w: builtins.float | None = ...,
+        prefill_tokens_per_s: builtins.float | None = ...,
+        decode_tokens_per_s: builtins.float | None = ...,
+        requests_per_s: builtins.float | None = ...,
+        j_per_prefill_token: builtins.float | None = ...,
+        j_per_decode_token: builtins.float | None = ...,
+        j_per_token: builtins.float | None = ...,
+        estimated_w: builtins.float | None = ...,
+        running_requests: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["decode_tokens", b"decode_tokens", "dropped_events", b"dropped_events", "duplicates", b"duplicates", "engine", b"engine", "finishes", b"finishes", "kind", b"kind", "model", b"model", "pids", b"pids", "prefill_tokens", b"prefill_tokens", "refused", b"refused", "silent_s", b"silent_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_decode_power_w", b"_decode_power_w", "_decode_tokens_per_s", b"_decode_tokens_per_s", "_estimated_w", b"_estimated_w", "_j_per_decode_token", b"_j_per_decode_token", "_j_per_prefill_token", b"_j_per_prefill_token", "_j_per_token", b"_j_per_token", "_job", b"_job", "_power_w", b"_power_w", "_prefill_power_w", b"_prefill_power_w", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_requests_per_s", b"_requests_per_s", "_running_requests", b"_running_requests", "_workload", b"_workload", "decode_power_w", b"decode_power_w", "decode_tokens_per_s", b"decode_tokens_per_s", "estimated_w", b"estimated_w", "j_per_decode_token", b"j_per_decode_token", "j_per_prefill_token", b"j_per_prefill_token", "j_per_token", b"j_per_token", "job", b"job", "power_w", b"power_w", "prefill_power_w", b"prefill_power_w", "prefill_tokens_per_s", b"prefill_tokens_per_s", "requests_per_s", b"requests_per_s", "running_requests", b"running_requests", "workload", b"workload"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_decode_power_w", b"_decode_power_w", "_decode_tokens_per_s", b"_decode_tokens_per_s", "_estimated_w", b"_estimated_w", "_j_per_decode_token", b"_j_per_decode_token", "_j_per_prefill_token", b"_j_per_prefill_token", "_j_per_token", b"_j_per_token", "_job", b"_job", "_power_w", b"_power_w", "_prefill_power_w", b"_prefill_power_w", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_requests_per_s", b"_requests_per_s", "_running_requests", b"_running_requests", "_workload", b"_workload", "decode_power_w", b"decode_power_w", "decode_tokens", b"decode_tokens", "decode_tokens_per_s", b"decode_tokens_per_s", "dropped_events", b"dropped_events", "duplicates", b"duplicates", "engine", b"engine", "estimated_w", b"estimated_w", "finishes", b"finishes", "j_per_decode_token", b"j_per_decode_token", "j_per_prefill_token", b"j_per_prefill_token", "j_per_token", b"j_per_token", "job", b"job", "kind", b"kind", "model", b"model", "pids", b"pids", "power_w", b"power_w", "prefill_power_w", b"prefill_power_w", "prefill_tokens", b"prefill_tokens", "prefill_tokens_per_s", b"prefill_tokens_per_s", "refused", b"refused", "requests_per_s", b"requests_per_s", "running_requests", b"running_requests", "silent_s", b"silent_s", "workload", b"workload"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_decode_power_w", b"_decode_power_w"]) -> typing.Literal["decode_power_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_decode_tokens_per_s", b"_decode_tokens_per_s"]) -> typing.Literal["decode_tokens_per_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_estimated_w", b"_estimated_w"]) -> typing.Literal["estimated_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_j_per_decode_token", b"_j_per_decode_token"]) -> typing.Literal["j_per_decode_token"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_j_per_prefill_token", b"_j_per_prefill_token"]) -> typing.Literal["j_per_prefill_token"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_j_per_token", b"_j_per_token"]) -> typing.Literal["j_per_token"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_job", b"_job"]) -> typing.Literal["job"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_power_w", b"_power_w"]) -> typing.Literal["power_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_prefill_power_w", b"_prefill_power_w"]) -> typing.Literal["prefill_power_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_prefill_tokens_per_s", b"_prefill_tokens_per_s"]) -> typing.Literal["prefill_tokens_per_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_requests_per_s", b"_requests_per_s"]) -> typing.Literal["requests_per_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_running_requests", b"_running_requests"]) -> typing.Literal["running_requests"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_workload", b"_workload"]) -> typing.Literal["workload"] | None: ...
 
 Global___EngineStatus: typing_extensions.TypeAlias = EngineStatus
 
@@ -192,6 +412,10 @@ class SensorStatus(google.protobuf.message.Message):
     READS_FIELD_NUMBER: builtins.int
     FAILURES_FIELD_NUMBER: builtins.int
     LAST_DURATION_S_FIELD_NUMBER: builtins.int
+    LONGEST_DURATION_S_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    THROTTLES_FIELD_NUMBER: builtins.int
+    PERIOD_S_FIELD_NUMBER: builtins.int
     sensor: builtins.str
     state: builtins.str
     """starting, running, absent, denied, failing"""
@@ -200,6 +424,12 @@ class SensorStatus(google.protobuf.message.Message):
     reads: builtins.int
     failures: builtins.int
     last_duration_s: builtins.float
+    longest_duration_s: builtins.float
+    skipped: builtins.int
+    """Polls that were not made because one before them took too long."""
+    throttles: builtins.int
+    """How often it was slowed down for being costly, and its period now."""
+    period_s: builtins.float
     def __init__(
         self,
         *,
@@ -209,7 +439,11 @@ class SensorStatus(google.protobuf.message.Message):
         reads: builtins.int = ...,
         failures: builtins.int = ...,
         last_duration_s: builtins.float = ...,
+        longest_duration_s: builtins.float = ...,
+        skipped: builtins.int = ...,
+        throttles: builtins.int = ...,
+        period_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["failures", b"failures", "last_duration_s", b"last_duration_s", "reads", b"reads", "reason", b"reason", "sensor", b"sensor", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failures", b"failures", "last_duration_s", b"last_duration_s", "longest_duration_s", b"longest_duration_s", "period_s", b"period_s", "reads", b"reads", "reason", b"reason", "sensor", b"sensor", "skipped", b"skipped", "state", b"state", "throttles", b"throttles"]) -> None: ...
 
 Global___SensorStatus: typing_extensions.TypeAlias = SensorStatus

@@ -25,7 +25,7 @@ from wattledger.records import (
     UseRecord,
 )
 from wattledger_daemon.heart.attribution.cost import mixes, phase_shares
-from wattledger_daemon.heart.attribution.shares import Holder, Nobody, shares_of
+from wattledger_daemon.heart.attribution.shares import Holder, Nobody, Owner, shares_of
 from wattledger_daemon.heart.attribution.steps import BusyTime, Quantities
 from wattledger_daemon.heart.metering import EnergyInterval
 
@@ -74,7 +74,7 @@ class _Draft:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.parts: dict[_Key, Quantities] = defaultdict(Quantities)
-        self.by_mix: dict[tuple[str, int, Quality], Quantities] = defaultdict(Quantities)
+        self.by_mix: dict[tuple[str, int, Quality, str], Quantities] = defaultdict(Quantities)
 
 
 class WindowBooks:
@@ -147,7 +147,7 @@ class WindowBooks:
                 account = self._holder_account(draft.device, holder, shares.method, quality)
                 draft.parts[account, None].add(_scaled(quantity, weights), 1.0)
         for engine, weights in engines.items():
-            self._to_steps(draft, engine, weights, laid)
+            self._to_steps(draft, engine, weights, laid, shares.basis)
 
     def _holder_account(
         self, device: Device, holder: Holder, method: str, quality: Quality
@@ -157,6 +157,8 @@ class WindowBooks:
             return replace(account, workload="system")
         if isinstance(holder, Nobody):
             return replace(account, activity=Activity(holder.value))
+        if isinstance(holder, Owner):
+            return replace(account, workload=holder.workload, job=holder.job)
         process = self._processes.get(holder)
         if process is None:
             return account
@@ -164,12 +166,16 @@ class WindowBooks:
 
     # ------------------------------------------------------------------- engines
 
-    def _to_steps(self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid) -> None:
+    def _to_steps(
+        self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid, basis: str
+    ) -> None:
         busy, (mix_of, _) = self._busy[engine], self._mixes[engine]
         device, activity = draft.device, Activity.ENGINE_IDLE
         # Found once per quality: hashing an account costs more than the sum it finds.
         idle_of = {
-            quality: draft.parts[self._engine_account(device, engine, activity, quality), None]
+            quality: draft.parts[
+                self._engine_account(device, engine, activity, quality, basis), None
+            ]
             for quality in dict.fromkeys(interval.quality for interval, _ in laid)
         }
         for interval, quantity in laid:
@@ -181,31 +187,34 @@ class WindowBooks:
             )
             idle_of[interval.quality].add(idle, 1.0)
             for index, part in steps.items():
-                draft.by_mix[engine, mix_of[index], interval.quality].add(part, 1.0)
+                draft.by_mix[engine, mix_of[index], interval.quality, basis].add(part, 1.0)
 
     def _to_requests(self, draft: _Draft) -> None:
-        for (engine, mix, quality), part in draft.by_mix.items():
+        for (engine, mix, quality, basis), part in draft.by_mix.items():
             step = self._mixes[engine][1][mix]
             if not step.requests:
-                account = self._engine_account(draft.device, engine, Activity.UNATTRIBUTED, quality)
+                account = self._engine_account(
+                    draft.device, engine, Activity.UNATTRIBUTED, quality, basis
+                )
                 draft.parts[account, None].add(part, 1.0)
             accounts = {
-                activity: self._engine_account(draft.device, engine, activity, quality)
+                activity: self._engine_account(draft.device, engine, activity, quality, basis)
                 for activity in (Activity.PREFILL, Activity.DECODE)
             }
             for request, activity, share in phase_shares(step, self._engines[engine].cost):
                 draft.parts[accounts[activity], request].add(part, share)
 
     def _engine_account(
-        self, device: Device, engine: str, activity: Activity, quality: Quality
+        self, device: Device, engine: str, activity: Activity, quality: Quality, basis: str = ""
     ) -> Account:
         item = self._engines[engine]
         workload, job = owner_of(item.engine, self._processes)
         phased = activity in (Activity.PREFILL, Activity.DECODE)
+        method = item.cost.method if phased else "steps"
         return Account(
             activity=activity,
             quality=quality,
-            method=item.cost.method if phased else "steps",
+            method=f"{method}/{basis}" if basis else method,
             static_basis=device.static_basis,
             workload=workload,
             job=job,
