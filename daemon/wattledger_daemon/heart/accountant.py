@@ -22,7 +22,7 @@ from wattledger.records import (
     StaticBasis,
     Step,
 )
-from wattledger_daemon.heart.attribution.window import DeviceWindow
+from wattledger_daemon.heart.attribution.laying import DeviceWindow
 from wattledger_daemon.heart.evidence import EvidenceBook, Touched
 from wattledger_daemon.heart.idle import IdleBook, Lesson, lesson_of
 from wattledger_daemon.heart.metering import MAX_GAP_NS

@@ -23,7 +23,8 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.heart.attribution.window import DeviceWindow, EngineWindow
+from wattledger_daemon.heart.attribution.laying import DeviceWindow
+from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
 from wattledger_daemon.heart.timeline import Timeline
 

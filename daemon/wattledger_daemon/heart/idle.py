@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import floor
 
 from wattledger.records import NS_PER_S, Device, DeviceKind, Quality, StaticBasis, UseRecord
-from wattledger_daemon.heart.attribution.window import DeviceWindow
+from wattledger_daemon.heart.attribution.laying import DeviceWindow
 
 SUSTAINED_NS = 60 * NS_PER_S
 CPU_BUSY_MOST_RATIO = 0.05

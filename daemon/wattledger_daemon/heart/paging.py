@@ -18,7 +18,8 @@ from wattledger.records import (
     Posting,
     Quality,
 )
-from wattledger_daemon.heart.attribution.window import DeviceWindow, Entry, WindowBooks, owner_of
+from wattledger_daemon.heart.attribution.laying import DeviceWindow
+from wattledger_daemon.heart.attribution.window import Entry, WindowBooks, owner_of
 from wattledger_daemon.heart.evidence import EvidenceBook
 from wattledger_daemon.heart.metering import Incident, Meter
 

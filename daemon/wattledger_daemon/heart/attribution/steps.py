@@ -49,6 +49,11 @@ class BusyTime:
         self._pieces = _pieces(steps, cost, start_ns, end_ns)
         self._ends_ns = [piece.end_ns for piece in self._pieces]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any step takes any time in the window."""
+        return bool(self._pieces)
+
     def split(
         self, start_ns: int, end_ns: int, part: Quantities, *, static_known: bool
     ) -> tuple[dict[int, Quantities], Quantities]:

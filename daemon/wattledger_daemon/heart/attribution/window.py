@@ -6,7 +6,6 @@ time are then apportioned by largest remainder, so the books balance whatever th
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,22 +24,9 @@ from wattledger.records import (
     UseRecord,
 )
 from wattledger_daemon.heart.attribution.cost import mixes, phase_shares
+from wattledger_daemon.heart.attribution.laying import DeviceWindow, Laid, lay, stretches_by_use
 from wattledger_daemon.heart.attribution.shares import Holder, Nobody, Owner, shares_of
 from wattledger_daemon.heart.attribution.steps import BusyTime, Quantities
-from wattledger_daemon.heart.metering import EnergyInterval
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceWindow:
-    """What is known of one device in a window: its energy, and who used it when.
-
-    `intervals` ascend and are cut at the edges of `uses`; so each lies within one use record
-    or none. Where records overlap, the one that began last holds.
-    """
-
-    device: Device
-    intervals: Sequence[EnergyInterval]
-    uses: Sequence[UseRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +51,6 @@ class Entry:
 
 _Key = tuple[Account, str | None]
 _Weights = tuple[float, float, float]
-_Laid = Sequence[tuple[EnergyInterval, Quantities]]
 
 
 class _Draft:
@@ -99,6 +84,9 @@ class WindowBooks:
             for name, item in self._engines.items()
         }
 
+        # Where no step asks when its stretch of energy was spent, that need not be kept.
+        self._quiet = not any(busy.is_busy for busy in self._busy.values())
+
     def entries(self, devices: Iterable[DeviceWindow]) -> list[Entry]:
         """Every entry of the window; per device they sum to its metered energy and time."""
         return [entry for device in devices for entry in self._device_entries(device)]
@@ -107,12 +95,12 @@ class WindowBooks:
 
     def _device_entries(self, window: DeviceWindow) -> Iterator[Entry]:
         draft = _Draft(window.device)
-        energy_uj = sum(interval.energy_uj for interval in window.intervals)
-        length_ns = sum(interval.length_ns for interval in window.intervals)
+        stretches = stretches_by_use(window, whole=self._quiet)
+        energy_uj = sum(item.energy_uj for group in stretches.values() for item in group)
+        length_ns = sum(item.length_ns for group in stretches.values() for item in group)
         static_uj = _static_uj(window.device, energy_uj, length_ns)
-        laid = _lay(window, static_uj, energy_uj - static_uj, length_ns)
-        for use, intervals in _by_use(window, laid):
-            self._share(draft, use, intervals)
+        for use, laid in lay(stretches, static_uj, energy_uj - static_uj, length_ns):
+            self._share(draft, use, laid)
         self._to_requests(draft)
         amounts = _round(draft.parts, static_uj, energy_uj - static_uj, length_ns)
         self._add_tokens(window.device, amounts)
@@ -120,7 +108,7 @@ class WindowBooks:
             if amount != Amounts():
                 yield Entry(window.device.device, account, request, amount)
 
-    def _share(self, draft: _Draft, use: UseRecord | None, laid: _Laid) -> None:
+    def _share(self, draft: _Draft, use: UseRecord | None, laid: Laid) -> None:
         """Level 1 under one use record, and level 2 for those holders that are engines."""
         shares = shares_of(draft.device.kind, use)
         by_quality: dict[Quality, Quantities] = defaultdict(Quantities)
@@ -167,7 +155,7 @@ class WindowBooks:
     # ------------------------------------------------------------------- engines
 
     def _to_steps(
-        self, draft: _Draft, engine: str, weights: _Weights, laid: _Laid, basis: str
+        self, draft: _Draft, engine: str, weights: _Weights, laid: Laid, basis: str
     ) -> None:
         busy, (mix_of, _) = self._busy[engine], self._mixes[engine]
         device, activity = draft.device, Activity.ENGINE_IDLE
@@ -289,46 +277,6 @@ def _static_uj(device: Device, energy_uj: int, length_ns: int) -> int:
     if device.static_w is None:
         return 0
     return min(energy_uj, round(device.static_w * length_ns / 1000))
-
-
-def _lay(
-    window: DeviceWindow, static_uj: int, dynamic_uj: int, length_ns: int
-) -> list[tuple[EnergyInterval, Quantities]]:
-    """Static energy over the intervals by time, dynamic by each one's excess over idle power."""
-    idle_uj_per_ns = (window.device.static_w or 0.0) / 1000
-    excess_uj = [
-        max(interval.energy_uj - idle_uj_per_ns * interval.length_ns, 0.0)
-        for interval in window.intervals
-    ]
-    # No excess and yet dynamic energy: a microjoule that rounding left over.
-    per_excess = dynamic_uj / sum(excess_uj) if any(excess_uj) else 0.0
-    return [
-        (
-            interval,
-            Quantities(
-                static_uj * interval.length_ns / length_ns,
-                excess * per_excess,
-                float(interval.length_ns),
-            ),
-        )
-        for interval, excess in zip(window.intervals, excess_uj, strict=True)
-    ]
-
-
-def _by_use(
-    window: DeviceWindow, laid: Sequence[tuple[EnergyInterval, Quantities]]
-) -> Iterator[tuple[UseRecord | None, list[tuple[EnergyInterval, Quantities]]]]:
-    """Intervals grouped by the use record that holds them."""
-    uses = sorted(window.uses, key=lambda use: (use.start_ns, use.end_ns))
-    starts_ns = [use.start_ns for use in uses]
-    groups: dict[int, list[tuple[EnergyInterval, Quantities]]] = defaultdict(list)
-    for item in laid:
-        index = bisect_right(starts_ns, item[0].start_ns) - 1
-        while index >= 0 and uses[index].end_ns < item[0].end_ns:
-            index -= 1
-        groups[index].append(item)
-    for index, items in groups.items():
-        yield (uses[index] if index >= 0 else None), items
 
 
 def _scaled(quantity: Quantities, weights: _Weights) -> Quantities:
