@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks import cli_cost, daemon_cost, export_cost, hook_cost, peers, soak, truth
-from benchmarks.table import Figure, print_table
+from benchmarks.table import BenchError, Figure, print_table
 
 USUAL = ("hook", "cli", "daemon", "peers")
 BENCHES = {
@@ -38,10 +38,17 @@ def main(argv: list[str]) -> int:
         if name not in benches:
             parser.error(f"unknown {name!r}; known: {', '.join(benches)}")
     figures: list[Figure] = []
+    failed = []
     for name in arguments.names or USUAL:
         print(f"measuring: {name}", file=sys.stderr)
-        figures += benches[name]()
-    return 0 if print_table(figures) else 1
+        try:
+            figures += benches[name]()
+        except BenchError as error:
+            failed.append(f"{name} was not measured: {error}")
+    held = print_table(figures)
+    for line in failed:
+        print(f"benchmarks: {line}", file=sys.stderr)
+    return 0 if held and not failed else 1
 
 
 sys.exit(main(sys.argv[1:]))

@@ -67,8 +67,8 @@ def _in_process() -> list[Figure]:
         sender.stop()
     return [
         Figure("a booked page into the totals", booked_ms, "ms"),
-        Figure("a scrape, the first of its second", anew_ms, "ms"),
-        Figure("a scrape, any other of its second", again_ms, "ms"),
+        Figure("a scrape, the first of its turn", anew_ms, "ms"),
+        Figure("a scrape, any other of its turn", again_ms, "ms"),
         Figure("an OTLP export, the receiver in the same process", export_ms, "ms"),
     ]
 

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 
+class BenchError(Exception):
+    """A bench that cannot be measured here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One measured figure; `bar` None where there is only something to compare."""

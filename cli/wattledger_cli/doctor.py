@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
-from wattledger_cli.examine import Finding, examine_ledger, examine_sensors
-from wattledger_cli.examine_daemon import examine_daemon
+from wattledger_cli.examine import Finding, State, examine_ledger, examine_sensors
+from wattledger_cli.examine_daemon import DAEMON_SENSOR, examine_daemon
 from wattledger_cli.examine_host import examine_host
 from wattledger_cli.options import options_of
 from wattledger_cli.output import draw_table, emit
@@ -32,15 +34,25 @@ def doctor(context: typer.Context) -> None:
     }
 
     def draw() -> None:
+        rows = [finding for finding in findings if not _told_already(finding, findings)]
         draw_table(
             (
-                words("part", [_label(finding) for finding in findings]),
-                words("state", [finding.state for finding in findings]),
-                words("what and why", [_told(finding) for finding in findings], holds=Cells.PROSE),
+                words("part", [_label(finding) for finding in rows]),
+                words("state", [finding.state for finding in rows]),
+                words("what and why", [_told(finding) for finding in rows], holds=Cells.PROSE),
             )
         )
 
     emit(options, document, [finding.to_record() for finding in findings], draw)
+
+
+def _told_already(finding: Finding, findings: Sequence[Finding]) -> bool:
+    """Whether this user's own look found the same absence that the daemon tells of."""
+    return finding.part == DAEMON_SENSOR and any(
+        (other.part, other.name, other.state, other.detail)
+        == ("sensor", finding.name, State.ABSENT, finding.detail)
+        for other in findings
+    )
 
 
 def _label(finding: Finding) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RATIO_BOUNDS = (0.9, 1.1)
 SKIPPED_SHARE = 0.01
+DAEMON_SENSOR = "daemon sensor"
 _STATES = {
     "starting": State.STARTING,
     "running": State.READY,
@@ -90,11 +91,11 @@ def _daemon(socket: Path, status: Status) -> Finding:
 
 def _sensor(status: SensorStatus) -> Finding:
     """A sensor as the daemon has it, which may read what this user may not."""
-    part, name = "daemon sensor", status.sensor
+    part, name = DAEMON_SENSOR, status.sensor
     state = _STATES.get(status.state, State.FAILING)
     if state in (State.ABSENT, State.DENIED, State.STARTING):
-        reason, _, mend = status.reason.partition("; ")
-        return Finding(part, name, state, reason or status.state, mend)
+        split = status.reason.partition("; ") if state is State.DENIED else (status.reason, "", "")
+        return Finding(part, name, state, split[0] or status.state, split[2])
     figures: dict[str, float | None] = {
         "reads": status.reads,
         "failures": status.failures,

@@ -79,8 +79,8 @@ class Answer:
         """What to say above the tables."""
         if not self.fault:
             return ""
-        age = f", shown is what it said {now_s - self.at_s:.0f} s ago" if self.picture else ""
-        return f"{self.fault}{age}; asking again"
+        age = f"no answer for {now_s - self.at_s:.0f} s, " if self.picture else ""
+        return f"{age}asking again ({self.fault})"
 
 
 class Asker(threading.Thread):

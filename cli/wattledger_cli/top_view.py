@@ -296,15 +296,15 @@ def _engines(rows: Sequence[EngineRow]) -> _Table:
     columns = (
         words("engine", [_engine_name(row) for row in rows]),
         _marked(power, [bool(row.estimated_w) for row in rows]),
-        numbers("prefill", TOKENS_PER_S, tokens[0]),
-        numbers("decode", TOKENS_PER_S, tokens[1]),
-        numbers("prefill", ENERGY_J, j_prefill, peers=[*j_decode, *j_all], suffix="/tok"),
-        numbers("decode", ENERGY_J, j_decode, peers=[*j_prefill, *j_all], suffix="/tok"),
-        numbers("all", ENERGY_J, j_all, peers=[*j_prefill, *j_decode], suffix="/tok", spare=3),
-        numbers("done", PER_S, [row.requests_per_s for row in rows], spare=1),
-        numbers("running", COUNT, running, spare=2),
-        words("model", [row.model for row in rows], spare=4),
-        words("job", [row.job for row in rows], spare=5),
+        numbers("prefill", TOKENS_PER_S, tokens[0], peers=tokens[1], spare=2),
+        numbers("decode", TOKENS_PER_S, tokens[1], peers=tokens[0]),
+        numbers("prefill", ENERGY_J, j_prefill, peers=[*j_decode, *j_all], suffix="/tok", spare=2),
+        numbers("decode", ENERGY_J, j_decode, peers=[*j_prefill, *j_all], suffix="/tok", spare=1),
+        numbers("all", ENERGY_J, j_all, peers=[*j_prefill, *j_decode], suffix="/tok", spare=5),
+        numbers("done", PER_S, [row.requests_per_s for row in rows], spare=3),
+        numbers("running", COUNT, running, spare=4),
+        words("model", [row.model for row in rows], spare=6),
+        words("job", [row.job for row in rows], spare=7),
     )
     return _Table(View.ENGINES, columns, len(rows))
 
@@ -326,8 +326,8 @@ def _workloads(rows: Sequence[WorkloadRow], picture: Picture) -> _Table:
         words("job", [row.job for row in rows], spare=1),
         _marked(power, [bool(row.estimated_w) for row in rows]),
         Column("share", shares, unit="%", holds=Cells.NUMBERS),
-        numbers("prefill", TOKENS_PER_S, prefill, spare=3),
-        numbers("decode", TOKENS_PER_S, decode, spare=3),
+        numbers("prefill", TOKENS_PER_S, prefill, peers=decode, spare=3),
+        numbers("decode", TOKENS_PER_S, decode, peers=prefill, spare=3),
         numbers("energy", ENERGY_J, [row.j_per_token for row in rows], suffix="/tok", spare=2),
         numbers("done", PER_S, done, spare=4),
     )

@@ -15,7 +15,14 @@ from enum import StrEnum
 from statistics import median
 
 from wattledger.records import NS_PER_S, CounterReading, Device, Evidence, PowerReading
-from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault, Sensor, UseSensor
+from wattledger_collectors.sensors.protocol import (
+    Absent,
+    Denied,
+    DevicesChanged,
+    ReadFault,
+    Sensor,
+    UseSensor,
+)
 from wattledger_daemon.logs import event
 
 _LOG = logging.getLogger(__name__)
@@ -222,7 +229,12 @@ class SensorRunner:
         try:
             if not self._opened and not self._open():
                 return False
-            self._pending += self._source.poll()
+            try:
+                self._pending += self._source.poll()
+            except DevicesChanged as change:
+                if not self._open_anew(change):
+                    return False
+                self._pending += self._source.poll()
         except Exception as error:  # noqa: BLE001 - the border: no sensor may end the daemon
             self._flush()
             self._failed(error)
@@ -275,6 +287,12 @@ class SensorRunner:
         self._known = frozenset(device.device for device in devices)
         self._opened = True
         return True
+
+    def _open_anew(self, change: DevicesChanged) -> bool:
+        _LOG.info(event("devices_changed", sensor=self.name, what=change))
+        self._flush()
+        self._opened = False
+        return self._open()
 
     # --------------------------------------------------------------- handing over
 

@@ -43,6 +43,9 @@ class FakeSensor:
         self._devices = tuple(devices)
         self._answers = list(answers)
 
+    def grow(self, device: Device) -> None:
+        self._devices += (device,)
+
     def open(self) -> tuple[Device, ...]:
         self.opened += 1
         self.open_with()

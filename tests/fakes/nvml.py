@@ -170,6 +170,10 @@ class RemoteSensor:
         records: list[UseRecord | Process] = self._call("sample")
         return records
 
+    def note(self) -> str:
+        note: str = self._call("note")
+        return note
+
     def close(self) -> None:
         self._call("close")
 

@@ -26,6 +26,9 @@ class NvmlPair:
     def sample(self) -> list[UseRecord | Process]:
         return self._use.sample()
 
+    def note(self) -> str:
+        return self._energy.note
+
     def close(self) -> None:
         self._use.close()
         self._energy.close()

@@ -113,10 +113,10 @@ def test_the_method_says_how_utilization_was_found() -> None:
     assert methods(two_jobs("cpu", "odd", ProcessUse(1, ticks=5))) == {"odd"}
 
 
-def test_a_split_that_does_not_lean_on_utilization_does_not_name_its_basis() -> None:
-    assert methods(two_jobs("gpu", "mps", ProcessUse(1, 60, 10))) == {"sole-owner"}
+def test_a_split_without_utilization_names_its_rule_and_what_had_to_be_assumed() -> None:
+    assert methods(two_jobs("gpu", "mps", ProcessUse(1, 60, 10))) == {"sole-owner/mps"}
     silent = (ProcessUse(1, None, 10), ProcessUse(2, None, 30))
-    assert methods(two_jobs("gpu", "mps", *silent)) == {"memory-share"}
+    assert methods(two_jobs("gpu", "mps", *silent)) == {"memory-share/mps"}
     assert methods(two_jobs("gpu", "mps")) == {"no-owner"}
 
 

@@ -108,6 +108,11 @@ def test_what_is_scraped_and_what_is_sent_is_what_the_ledger_says(folder: Path) 
             found = scrape_until(daemon, "wattledger_metered_energy_joules_total", 500.0)
             check_scrape(daemon, found)
             assert found["wattledger_decode_tokens_total"] == client.decode_tokens
+            # A request of a window that is booked by now: the window comes again, whole.
+            client.tell("late", end_ns, end_ns + STEP_NS)
+            assert client.send()
+            found = scrape_until(daemon, "wattledger_late_events_total", 1)
+            assert found["wattledger_decode_tokens_total"] == client.decode_tokens
             daemon.signal(signal.SIGTERM)
             assert daemon.exit_status() == 0
         with SqliteLedger(daemon.ledger) as ledger:

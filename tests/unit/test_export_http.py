@@ -135,7 +135,7 @@ def test_an_address_that_cannot_be_had_is_one_line(server: HttpServer) -> None:
     with pytest.raises(InputError, match="in use: set another address") as refused:
         HttpServer(server.address, "prometheus.listen", answer)
     assert str(refused.value).startswith(f"prometheus.listen = '{server.address}': ")
-    for address in ("192.0.2.1:9464", "[1.2.3.4]:9464", f"{'x' * 70}:1"):
+    for address in ("192.0.2.1:9464", "[::1%nope]:1", f"{'x' * 70}:1"):
         with pytest.raises(InputError, match="set another address"):
             HttpServer(address, "prometheus.listen", answer)
 

@@ -53,6 +53,13 @@ def test_reset_without_power_uses_the_mean_of_the_last_cell() -> None:
     assert metered(meter)[-1] == (200_000_000, Quality.RESET)
 
 
+def test_a_fall_to_more_than_any_device_draws_is_another_counter_and_not_energy() -> None:
+    meter = read(Meter(), (0, 80_000_000_000_000), (1, 80_000_100_000_000), (3, 50_000_000_000_000))
+    assert metered(meter)[-1] == (200_000_000, Quality.RESET)
+    meter = read(Meter(), (0, 80_000_000_000_000), (3, 29_000_000_000))
+    assert metered(meter)[-1] == (29_000_000_000, Quality.RESET)
+
+
 def test_unchanged_polls_carry_no_news() -> None:
     meter = read(Meter(), (0, 0), (0.4, 0), (0.8, 0), (1, 100))
     assert [(i.start_ns, i.end_ns) for i in meter.intervals(0, FOREVER_NS)] == [(0, ns(1))]

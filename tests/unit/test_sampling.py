@@ -16,7 +16,7 @@ from wattledger.records import (
     Evidence,
     StaticBasis,
 )
-from wattledger_collectors.sensors.protocol import Absent, Denied, ReadFault
+from wattledger_collectors.sensors.protocol import Absent, Denied, DevicesChanged, ReadFault
 from wattledger_daemon.bank import SensorBank
 from wattledger_daemon.config import DaemonConfig, SensorsConfig
 from wattledger_daemon.sampling import SensorRunner, SensorState, Source
@@ -120,6 +120,20 @@ def test_a_fault_of_one_device_leaves_the_others_and_is_told_on_change(
         "event=read_again sensor=fake device=gpu1",
     ]
     assert (runner.health.failures, runner.health.state) == (2, SensorState.RUNNING)
+
+
+def test_devices_that_come_later_are_told_and_read_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sensor = FakeSensor(
+        [GPU0],
+        [[reading(1)], DevicesChanged("gpu1 was plugged in"), [reading(2), reading(2, "gpu1")]],
+    )
+    sensor.open_with = lambda: sensor.grow(GPU1) if sensor.opened == 2 else None
+    runner, sink = driven(sensor, 2)
+    assert sink.evidence == [GPU0, reading(1), GPU0, GPU1, reading(2), reading(2, "gpu1")]
+    assert (runner.health.state, runner.health.failures) == (SensorState.RUNNING, 0)
+    assert told(caplog)[1] == 'event=devices_changed sensor=fake what="gpu1 was plugged in"'
 
 
 def test_a_reading_of_an_unknown_device_never_reaches_the_books() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.hwmon import nvidia_gpu
 from fakes.sysfs import FakeProc
 from wattledger.records import Device, DeviceKind, PowerReading, StaticBasis
 from wattledger_collectors.sensors.estimate import EstimateSensor
@@ -36,6 +37,12 @@ def test_the_device_is_an_estimate_with_the_curves_own_idle_power(proc: FakeProc
         ),
     )
     sensor.close()
+
+
+def test_a_superchips_counter_may_hold_the_cpu_so_there_is_no_estimate(proc: FakeProc) -> None:
+    nvidia_gpu(proc.root, "NVIDIA GH200 480GB")
+    with pytest.raises(Absent, match="superchip"):
+        estimate(proc).open()
 
 
 def test_configured_idle_power_goes_before_the_curves(proc: FakeProc) -> None:

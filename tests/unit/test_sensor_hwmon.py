@@ -150,7 +150,7 @@ def test_sockets_are_devices_and_all_modules_are_one_node_meter(host: Host) -> N
         "dram0": 30 * W,
         "cpu1": 240 * W,
         "dram1": 60 * W,
-        "node2": 1800 * W,
+        "module0": 1800 * W,
     }
     sensor.close()
 
@@ -172,9 +172,9 @@ def test_other_power_meters_are_none_of_ours(host: Host) -> None:
 @pytest.mark.parametrize(
     ("model", "devices"),
     [
-        ("NVIDIA GH200 480GB", {"node2"}),
-        ("NVIDIA GB200", {"node2"}),
-        ("NVIDIA H100 PCIe", {"cpu0", "dram0", "node2"}),
+        ("NVIDIA GH200 480GB", {"module0"}),
+        ("NVIDIA GB200", {"module0"}),
+        ("NVIDIA H100 PCIe", {"cpu0", "dram0", "module0"}),
     ],
 )
 def test_grace_is_left_out_where_nvml_meters_the_module(
@@ -208,11 +208,11 @@ def test_one_failing_file_is_a_fault_of_every_device_it_is_part_of(host: Host) -
     sensor.read()
     files["SysIO"].write_text("garbage\n")
     figures = told(sensor.read())
-    assert figures["node2"] == 600 * W
+    assert figures["module0"] == 600 * W
     assert str(files["SysIO"]) in str(figures["cpu0"])
     assert str(files["SysIO"]) in str(figures["dram0"])
     files["SysIO"].write_text(f"{10 * W}\n")
-    assert told(sensor.read()) == {"cpu0": 110 * W, "dram0": 40 * W, "node2": 600 * W}
+    assert told(sensor.read()) == {"cpu0": 110 * W, "dram0": 40 * W, "module0": 600 * W}
     sensor.close()
 
 
@@ -233,16 +233,16 @@ def test_agx_orin_is_gpu_cpu_and_the_sum_of_its_three_supplies(host: Host) -> No
     assert [(d.device, d.kind) for d in sensor.open()] == [
         ("igpu0", DeviceKind.GPU),
         ("cpu0", DeviceKind.CPU),
-        ("node2", DeviceKind.NODE),
+        ("module0", DeviceKind.NODE),
     ]
-    assert told(sensor.read()) == {"igpu0": 9_500_000, "cpu0": 3_800_000, "node2": 17_800_000}
+    assert told(sensor.read()) == {"igpu0": 9_500_000, "cpu0": 3_800_000, "module0": 17_800_000}
     sensor.close()
 
 
 def test_orin_nx_meters_cpu_and_gpu_by_one_rail_and_says_so(host: Host) -> None:
     host.sys.ina3221(1, VDD_IN=(19_000, 700), VDD_CPU_GPU_CV=(19_000, 300), VDD_SOC=(19_000, 100))
     sensor = host.opened()
-    assert told(sensor.read()) == {"cpu0": 5_700_000, "node2": 13_300_000}
+    assert told(sensor.read()) == {"cpu0": 5_700_000, "module0": 13_300_000}
     assert "cpu0 holds the GPU too" in sensor.note
     sensor.close()
 
@@ -255,7 +255,7 @@ def test_agx_xavier_has_a_rail_for_each_part(host: Host) -> None:
         "igpu0": 5_700_000,
         "cpu0": 1_900_000,
         "dram0": 760_000,
-        "node2": 10_000_000,
+        "module0": 10_000_000,
     }
     sensor.close()
 
@@ -278,7 +278,7 @@ def test_noise_below_nothing_is_nothing_and_a_backward_current_is_a_fault(host: 
     sensor = host.opened()
     (folder / "curr2_input").write_text("-8\n")
     figures = told(sensor.read())
-    assert (figures["cpu0"], figures["node2"]) == (0, 13_848_000)
+    assert (figures["cpu0"], figures["module0"]) == (0, 13_848_000)
     (folder / "curr2_input").write_text("-800\n")
     assert told(sensor.read())["cpu0"] == "-15200000 uW cannot be"
     sensor.close()

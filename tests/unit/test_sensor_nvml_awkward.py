@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from fakes.nvml import FakeNvml, RemoteSensor
 from fakes.nvml_pair import PAIR
 from wattledger.records import CounterReading, PowerReading, Quality, UseRecord
 from wattledger_collectors.sensors.nvml_counter import Track
-from wattledger_collectors.sensors.nvml_driver import NvmlError
+from wattledger_collectors.sensors.nvml_driver import NvmlDriver, NvmlError
 from wattledger_collectors.sensors.nvml_power import is_superchip
 from wattledger_collectors.sensors.protocol import (
     DevicesChanged,
@@ -178,6 +179,24 @@ def test_superchips_by_name(model: str | None, shared: bool) -> None:
     assert is_superchip(model) is shared
 
 
+def test_the_note_tells_what_each_gpu_is_metered_by() -> None:
+    fake = FakeNvml(
+        [
+            *("gpu 0 NVIDIA_H200 GPU-a", "gpu 1 NVIDIA_H200 GPU-b"),
+            *("gpu 2 NVIDIA_GH200_480GB GPU-c", "module 2 0 1000"),
+            *("gpu 3 Tesla_P100 GPU-d noenergy nofields", "gpu 4 NVIDIA_B200 GPU-e"),
+            "module 4 0 1000",
+        ]
+    )
+    with fake.sensor(PAIR, SensorSettings()) as sensor:
+        sensor.open()
+        told = dict(part.split(": ", 1) for part in sensor.note().split("; gpu"))
+    assert told["gpu0, gpu1"] == "energy counter beside instant power (field 186)"
+    assert "of the whole module; it may cover the whole module" in told["2"]
+    assert told["3"].startswith("no energy counter, nvmlDeviceGetPowerUsage")
+    assert told["4"].endswith("what the counter covers is not known")
+
+
 # ------------------------------------------------------------------------------- hot-plugging
 
 
@@ -251,6 +270,24 @@ def test_a_new_gpu_that_tells_nothing_changes_nothing(tmp_path: Path) -> None:
             {"gpu0": 183_000_000},
             {"gpu0": 244_000_000},
         ]
+
+
+def test_nobody_enumerates_anew_while_another_thread_reads() -> None:
+    driver, held, done = NvmlDriver(), Event(), Event()
+
+    def read() -> None:
+        with driver.steady:
+            held.set()
+            done.wait()
+
+    reader = Thread(target=read)
+    reader.start()
+    held.wait()
+    generation = driver.generation
+    assert not driver.enumerate_anew()
+    assert driver.generation == generation
+    done.set()
+    reader.join()
 
 
 def test_what_one_sensor_initialized_again_the_other_finds_again() -> None:

@@ -17,7 +17,16 @@ from fakes.cli import Cli
 from fakes.memory_store import MemoryStore
 from fakes.pages import CLOCK, CPU0, GPU0, NODE0, T0_NS, account, posting
 from wattledger.carbon.intensity import ConstantIntensity
-from wattledger.records import NS_PER_S, Amounts, Device, DeviceKind, Metered, Page
+from wattledger.records import (
+    NS_PER_S,
+    Amounts,
+    CounterReading,
+    Device,
+    DeviceKind,
+    Metered,
+    Page,
+    PowerReading,
+)
 from wattledger.statement.carbon import carbon_statement
 from wattledger.statement.node import NodeBalance
 from wattledger.statement.query import EVERYTHING, CarbonQuery, UsageQuery, View
@@ -26,6 +35,7 @@ from wattledger.store import open_ledger
 from wattledger.store.protocol import Filters, MeterSeries, Store
 from wattledger.store.sqlite import SqliteLedger
 from wattledger.timespan import Window, format_instant
+from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
 NODE1 = Device("node1", DeviceKind.NODE)
 DEVICES = (GPU0, CPU0, NODE0, NODE1)
@@ -187,6 +197,23 @@ def test_a_node_that_is_never_known_with_its_parts_says_so() -> None:
     assert figures(told) == (0, 0, 0, 0)
     assert told.coverage_time == 0.0
     assert "never both known" in told.notices()[0]
+
+
+def test_a_controller_read_every_four_seconds_fills_its_windows() -> None:
+    accountant = Accountant(replace(CLOCK, epoch_ns=FIRST_NS), AccountantSettings(window_ns=W_NS))
+    evidence: list[Device | CounterReading | PowerReading] = [GPU0, NODE0]
+    for tick in range(240):
+        evidence.append(CounterReading("gpu0", tick * NS_PER_S // 2, tick * 250_000_000))
+    for tick in range(30):
+        late_ns = tick * 7 % 5 * NS_PER_S // 6
+        evidence.append(PowerReading("node0", tick * 4 * NS_PER_S + late_ns, 900_000_000))
+    for item in evidence:
+        accountant.observe(item)
+    with ledger(list(accountant.flush(118 * NS_PER_S))) as store:
+        told = balance(store, 1, 23)
+    assert told is not None
+    assert told.coverage_time == 1.0
+    assert figures(told)[:2] == (22 * 4_500_000_000, 22 * 2_500_000_000)
 
 
 METERED = st.one_of(

@@ -6,6 +6,7 @@ import os
 import time
 
 from wattledger.records import Device, DeviceKind, PowerReading, StaticBasis
+from wattledger_collectors.sensors.hwmon_grace import module_is_metered
 from wattledger_collectors.sensors.procfs import (
     STAT_BYTES,
     MachineTicks,
@@ -62,8 +63,10 @@ class EstimateSensor:
         return self._known
 
     def open(self) -> tuple[Device, ...]:
-        """The one device; raises `Absent` where there is no /proc/stat."""
+        """The one device; raises `Absent` where there is no /proc/stat, or beside a superchip."""
         self.close()
+        if module_is_metered(self._settings.proc_root):
+            raise Absent("this is a superchip: the GPU's own counter may hold the CPU as well")
         path = self._settings.proc_root / "stat"
         try:
             self._descriptor = open_readonly(path)

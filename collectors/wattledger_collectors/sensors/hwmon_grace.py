@@ -19,7 +19,9 @@ _MEND = (
     "load the driver with `sudo modprobe acpi_power_meter force_cap_on=y`, for good by "
     "acpi_power_meter.force_cap_on=y on the kernel's command line"
 )
-_NODE = "node2"
+_MEMORY = "Grace memory (Grace - CPU - SysIO)"
+# Below node0 and node1 by name, so that a meter of the whole node goes before it.
+_MODULES = "module0"
 
 
 def grace_meters(settings: SensorSettings) -> Found:
@@ -44,7 +46,11 @@ def grace_meters(settings: SensorSettings) -> Found:
             meters += _socket(settings, number, sockets[socket])
     modules = tuple(parts["module"] for parts in sockets.values() if "module" in parts)
     if modules:
-        meters.append(FileMeter((_device(settings, _NODE, "Grace modules"),), modules, _sum_uw))
+        meters.append(
+            FileMeter(
+                (_device(settings, _MODULES, DeviceKind.NODE, "Grace modules"),), modules, _sum_uw
+            )
+        )
     return Found(tuple(meters), tuple(notes))
 
 
@@ -77,10 +83,10 @@ def _sockets(root: Path) -> Mapping[int, Mapping[str, Path]]:
 def _socket(settings: SensorSettings, number: int, parts: Mapping[str, Path]) -> list[FileMeter]:
     if "grace" not in parts:
         return []
-    cpu = _device(settings, f"cpu{number}", "NVIDIA Grace")
+    cpu = _device(settings, f"cpu{number}", DeviceKind.CPU, "NVIDIA Grace")
     if not {"cpu", "sysio"} <= parts.keys():
         return [FileMeter((cpu,), (parts["grace"],), _sum_uw)]
-    dram = _device(settings, f"dram{number}", "Grace memory (Grace - CPU - SysIO)")
+    dram = _device(settings, f"dram{number}", DeviceKind.DRAM, _MEMORY)
     paths = (parts["grace"], parts["cpu"], parts["sysio"])
     return [FileMeter((cpu, dram), paths, split_uw)]
 
@@ -96,6 +102,6 @@ def _sum_uw(powers_uw: Sequence[int]) -> Sequence[int]:
     return (sum(powers_uw),)
 
 
-def _device(settings: SensorSettings, name: str, model: str) -> Device:
+def _device(settings: SensorSettings, name: str, kind: DeviceKind, model: str) -> Device:
     static_w, basis = settings.static_of(name)
-    return Device(name, DeviceKind(name.rstrip("0123456789")), model, static_w, basis)
+    return Device(name, kind, model, static_w, basis)

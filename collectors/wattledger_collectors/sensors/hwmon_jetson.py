@@ -46,7 +46,7 @@ _MODULES = (
             _Part("igpu0", DeviceKind.GPU, "Jetson VDD_GPU_SOC", ("VDD_GPU_SOC",)),
             _Part("cpu0", DeviceKind.CPU, "Jetson VDD_CPU_CV", ("VDD_CPU_CV",)),
             _Part(
-                "node2",
+                "module0",
                 DeviceKind.NODE,
                 "Jetson AGX Orin module",
                 ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
@@ -60,7 +60,7 @@ _MODULES = (
             _Part(
                 "cpu0", DeviceKind.CPU, "Jetson VDD_CPU_GPU_CV (CPU and GPU)", ("VDD_CPU_GPU_CV",)
             ),
-            _Part("node2", DeviceKind.NODE, "Jetson VDD_IN", ("VDD_IN",)),
+            _Part("module0", DeviceKind.NODE, "Jetson VDD_IN", ("VDD_IN",)),
         ),
     ),
     # AGX Xavier.
@@ -71,7 +71,7 @@ _MODULES = (
             _Part("cpu0", DeviceKind.CPU, "Jetson CPU rail", ("CPU",)),
             _Part("dram0", DeviceKind.DRAM, "Jetson VDDRQ rail", ("VDDRQ",)),
             _Part(
-                "node2",
+                "module0",
                 DeviceKind.NODE,
                 "Jetson AGX Xavier module",
                 ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),

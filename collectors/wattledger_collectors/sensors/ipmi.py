@@ -68,7 +68,7 @@ def parse_dcmi(text: str) -> DcmiPower:
     if power is None or state is None:
         raise ValueError(f"no DCMI power reading: {_first_line(text)}")
     if state[1] != "activated":
-        raise UnsupportedError(f"the controller's power measurement is {state[1]}")
+        raise UnsupportedError(f"the controller's power measurement is {state[1][:40]}")
     power_w = int(power[1])
     if power_w == 0:
         raise ValueError("0 W of a running host")

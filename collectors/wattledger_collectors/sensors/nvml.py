@@ -147,11 +147,8 @@ class NvmlSensor:
                 mj = cell.value
                 track = gpu.track
                 rise_mj = mj - track.mj
-                if status:
-                    readings.append(self._failed(gpu, t_ns, driver.energy_error(status)))
-                    continue
-                if not 0 <= rise_mj <= FREE_RISE_MJ:
-                    readings.append(_doubtful(gpu, mj, t_ns))
+                if status or not 0 <= rise_mj <= FREE_RISE_MJ:
+                    readings.append(self._doubtful(driver, gpu, status, mj, t_ns))
                     continue
                 if rise_mj:
                     track.mj = mj
@@ -176,9 +173,21 @@ class NvmlSensor:
     @property
     def note(self) -> str:
         """What each GPU is metered by, and what to know of it."""
-        return "; ".join(f"{gpu.device}: {_note(gpu)}" for gpu in self._gpus())
+        devices: dict[str, list[str]] = {}
+        for gpu in self._gpus():
+            devices.setdefault(_note(gpu), []).append(gpu.device)
+        return "; ".join(f"{', '.join(same)}: {note}" for note, same in devices.items())
 
     # ------------------------------------------------------------------- one GPU
+
+    def _doubtful(self, driver: NvmlDriver, gpu: _Gpu, status: int, mj: int, t_ns: int) -> Reading:
+        """A reading that failed, or needs a second thought."""
+        if status:
+            return self._failed(gpu, t_ns, driver.energy_error(status))
+        try:
+            return CounterReading(gpu.device, t_ns, gpu.track.take(mj, t_ns))
+        except NvmlError as nonsense:
+            return ReadFault(gpu.device, t_ns, str(nonsense))
 
     def _start_anew(self, driver: NvmlDriver) -> None:
         """After another enumeration every handle is void."""
@@ -316,14 +325,6 @@ def _model(driver: NvmlDriver, handle: Handle) -> str | None:
         return driver.name(handle)
     except NvmlError:
         return None
-
-
-def _doubtful(gpu: _Gpu, mj: int, t_ns: int) -> Reading:
-    """A reading that needs a second thought."""
-    try:
-        return CounterReading(gpu.device, t_ns, gpu.track.take(mj, t_ns))
-    except NvmlError as nonsense:
-        return ReadFault(gpu.device, t_ns, str(nonsense))
 
 
 def _note(gpu: _Gpu) -> str:

@@ -19,6 +19,8 @@ from wattledger.records import NS_PER_S, CounterReading, PowerReading, Quality
 
 MAX_GAP_NS = 5 * NS_PER_S
 MAX_POWER_W = 1000.0
+MOST_POWER_W = 10_000.0
+"""More than any one device draws: what it would take is another counter, not energy."""
 
 
 class EnergyInterval(NamedTuple):
@@ -215,7 +217,11 @@ class Meter:
         self._close(reading.t_ns, rise_uj, quality)
 
     def _lost_in_reset(self, reading: CounterReading) -> int:
-        """max(counter, P * dt): P the last power reading, else the last cell's mean power."""
+        """max(counter, P * dt): P the last power reading, else the last cell's mean power.
+
+        A counter that fell to more than any device could have drawn since did not begin at 0: it
+        is another one (GPUs numbered anew, say), and P * dt alone is known.
+        """
         since_ns = reading.t_ns - self._changed_ns
         if self._power is not None:
             estimate_uj = self._power.power_uw * since_ns // NS_PER_S
@@ -223,7 +229,8 @@ class Meter:
             estimate_uj = last.rise_uj * since_ns // (last.end_ns - last.start_ns)
         else:
             estimate_uj = 0
-        return max(reading.energy_uj, estimate_uj)
+        most_uj = round(MOST_POWER_W * 1e6) * max(since_ns, NS_PER_S) // NS_PER_S
+        return estimate_uj if reading.energy_uj > most_uj else max(reading.energy_uj, estimate_uj)
 
     def _advance_gauge(self, previous: PowerReading, reading: PowerReading) -> None:
         if reading.t_ns - previous.t_ns > self._max_gap_ns:

@@ -71,11 +71,16 @@ def _gpu(owners: Sequence[ProcessUse], basis: str) -> Shares:
         return _FREE
     held = _normalized(_summed((p.pid, p.memory_bytes) for p in owners))
     if len({p.pid for p in owners}) == 1:
-        return Shares(held, held, held, "sole-owner")
+        return Shares(held, held, held, _under("sole-owner", basis), basis)
     busy = _summed((p.pid, p.sm_percent) for p in owners)
     if any(busy.values()):
         return Shares(held, _normalized(busy), held, basis or "sm-share", basis)
-    return Shares(held, held, held, "memory-share")
+    return Shares(held, held, held, _under("memory-share", basis), basis)
+
+
+def _under(rule: str, basis: str) -> str:
+    """The rule, and what the source had to assume, e.g. `sole-owner/hidden-owners`."""
+    return f"{rule}/{basis}" if basis else rule
 
 
 def _cpu(record: UseRecord) -> Shares:
