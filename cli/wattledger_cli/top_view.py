@@ -239,10 +239,10 @@ def _lines(table: _Table, width: int, rows: int | None, first: int) -> list[Line
         Line(_row(fitted, [column.cells[at] for column in fitted.columns]))
         for at in range(first, last)
     ]
-    hidden = table.rows - (last - first)
-    if hidden:
+    below = table.rows - last
+    if below:
         # The last row's place says what is not there, so that nothing is cut in silence.
-        more = f"  {hidden + bool(found)} more: {table.view[0]} and the arrows show them"
+        more = f"  {below + bool(found)} more: {table.view[0]} and the arrows show them"
         found = [*found[:-1], Line(more, Style.DIM)]
     if not table.rows:
         found = [Line(f"  no {table.view} yet", Style.DIM)]

@@ -24,7 +24,7 @@ from wattledger_daemon.journal import ClockEntry, Kind, lines_of
 from wattledger_daemon.listening import Listener
 from wattledger_daemon.logs import event
 from wattledger_daemon.recording import Recorder, Transcript
-from wattledger_daemon.recovery import DaemonLedger, Recovered, book
+from wattledger_daemon.recovery import DaemonLedger, Recovered, write
 from wattledger_daemon.sampling import SensorHealth
 from wattledger_daemon.selfmetrics import OwnCost, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
@@ -224,13 +224,14 @@ class Pipeline:
 
     def _book(self, pages: Sequence[Page], now_ns: int) -> None:
         for page in pages:
-            line = book(self._ledger, self._accountant, page)
+            written = write(self._ledger, page)
+            line = self._accountant.booked(page)
             self._booked.append(journal.text_entry(Kind.BOOKED, line, now_ns))
             if learned := self._accountant.take_learned():
                 self._booked.append(journal.trace_entry(lines_of(learned), now_ns))
                 self._learned += learned
             self._health.booked(page)
-            for listener in self._listeners:
+            for listener in self._listeners if written else ():
                 listener.booked(page)
         if self._booked:
             self._ledger.append(self._boot_id, self._booked)

@@ -37,17 +37,17 @@ class DaemonLedger(Store, Journal, Notebook, Protocol):
         """Delete a bounded number of rows that no tier is to keep; 0 when done."""
 
 
-def book(ledger: DaemonLedger, accountant: Accountant, page: Page) -> str:
-    """Write a page and go on past it; returns the line that folds this back.
+def write(ledger: DaemonLedger, page: Page) -> bool:
+    """Write a page; False where the ledger refuses it for what it says.
 
-    A page that the ledger refuses for what it says would be refused for ever: it is told, and
-    passed over.
+    It would be refused for ever: that is told, and the books go on past it.
     """
     try:
         ledger.book(page)
     except InputError as error:
         _LOG.error(event("page_refused", start_ns=page.start_ns, reason=error))
-    return accountant.booked(page)
+        return False
+    return True
 
 
 def _keep_learned(ledger: DaemonLedger, accountant: Accountant, learned_ns: int) -> None:
@@ -70,7 +70,8 @@ class Recovered:
 def settle(ledger: DaemonLedger, accountant: Accountant, until_ns: int) -> None:
     """Book everything before `until_ns`, without a word in the journal."""
     for page in accountant.flush(until_ns):
-        book(ledger, accountant, page)
+        write(ledger, page)
+        accountant.booked(page)
 
 
 def recover(

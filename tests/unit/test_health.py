@@ -49,10 +49,10 @@ def posting(
     return Posting(device, account, 0, S, amounts)
 
 
-def page(start_s: int, postings: Sequence[Posting], length_s: int = 5, **counts: int) -> Page:
+def page(start_s: int, postings: Sequence[Posting], length_s: int = 5) -> Page:
     start_ns = EPOCH_NS + start_s * S
     end_ns = start_ns + length_s * S
-    return Page(CLOCK, start_ns, end_ns, (GPU, NODE), (), tuple(postings), **counts)
+    return Page(CLOCK, start_ns, end_ns, (GPU, NODE), (), tuple(postings))
 
 
 def figures_of(*pages: Page) -> Figures:
@@ -222,8 +222,9 @@ def test_the_work_counts_each_window_once_and_the_journal_as_it_is_trimmed() -> 
     health = Health()
     health.turned(S // 2)
     health.turned(S // 4)
-    health.booked(page(0, [], late=1, duplicates=2, dropped=3))
-    health.booked(page(0, [], late=1, duplicates=2, dropped=3))
+    counted = replace(page(0, []), late=1, duplicates=2, dropped=3)
+    health.booked(counted)
+    health.booked(counted)
     for t in range(3):
         health.journalled(t * S, 100)
     health.trimmed(S)

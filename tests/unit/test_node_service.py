@@ -147,14 +147,17 @@ def test_a_cost_model_is_told_with_its_engine_never_before() -> None:
 
 def test_a_cost_model_that_is_the_default_is_none() -> None:
     transcript = Transcript()
-    known = [Engine("e", "vllm", "m", (1,)), PinnedCost("e", DEFAULT_COST_MODEL)]
+    known: list[Evidence] = [
+        Engine("e", "vllm", "m", (1,)),
+        PinnedCost("e", DEFAULT_COST_MODEL),
+    ]
     transcript.changed(known)
     assert transcript.preamble(known) == known[:1]
 
 
 def test_who_and_what_is_told_as_it_is_known() -> None:
     found = replace(GPU, static_w=None, static_basis=StaticBasis.UNKNOWN)
-    known = [GPU, Process(1, 5, "w", "4711")]
+    known: list[Evidence] = [GPU, Process(1, 5, "w", "4711")]
     assert lines(Transcript(), [found, Process(1, 5, None, None)], known) == known
 
 

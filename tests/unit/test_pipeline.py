@@ -169,7 +169,7 @@ def test_a_recording_can_be_replayed(tmp_path: Path) -> None:
     world.push(1, 1002.1, 1002.9)
     world.run(1004)
     records: list[Evidence | TraceHeader] = []
-    while lines := subscription.next(0):
+    while lines := subscription.next():
         records += map(decode, lines)
     header = records[0]
     assert header == TraceHeader("h1", EPOCH_NS, "FRA", BOOT_ID)
