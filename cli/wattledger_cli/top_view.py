@@ -23,7 +23,6 @@ from wattledger_cli.top_model import (
 POWER_W = Quantity((Scale("W", 1.0),), ())
 TOKENS_PER_S = Quantity((Scale("tok/s", 1.0),), ())
 PER_S = Quantity((Scale("/s", 1.0),), ())
-RATIO = Quantity((Scale("ratio", 1.0),), ())
 MARK = "~"
 SILENT_S = 10.0
 LEAST_WIDTH = 24
@@ -273,11 +272,12 @@ def _devices(rows: Sequence[DeviceRow]) -> _Table:
     power = numbers("power", POWER_W, [row.power_w for row in rows])
     estimated = [row.quality == ESTIMATED for row in rows]
     peers = [row.power_w for row in rows]
+    ratios = tuple(fixed(row.counter_ratio, 3) for row in rows)
     columns = (
         words("device", [row.device for row in rows], holds=Cells.WHOLE),
         _marked(power, estimated),
         numbers("idle", POWER_W, [row.static_w for row in rows], peers=peers, spare=2),
-        numbers("counter", RATIO, [row.counter_ratio for row in rows], spare=3),
+        Column("counter", ratios, unit="ratio", holds=Cells.NUMBERS, spare=3),
         numbers("gaps", COUNT, [float(row.gaps) for row in rows], spare=4),
         numbers("resets", COUNT, [float(row.resets) for row in rows], spare=4),
         words("quality", [row.quality for row in rows], holds=Cells.WHOLE, spare=1),

@@ -26,7 +26,7 @@ from wattledger_daemon.logs import event
 from wattledger_daemon.recording import Recorder, Transcript
 from wattledger_daemon.recovery import DaemonLedger, Recovered, write
 from wattledger_daemon.sampling import SensorHealth
-from wattledger_daemon.selfmetrics import OwnCost, own_cost, self_metrics
+from wattledger_daemon.selfmetrics import Notes, OwnCost, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Pipeline:
         self._sources = sources
         self._recorder = recorder
         self._transcript = Transcript()
+        self._notes = Notes()
         self._cost = cost
         self._time = time
         self._kept_ns = horizon_ns + _SLACK_NS
@@ -272,7 +273,8 @@ class Pipeline:
     def _note(self, now_ns: int) -> None:
         """Put into the ledger what the daemon says of itself."""
         t_ns = self._accountant.clock.epoch_ns + now_ns
-        self._ledger.note(self_metrics(t_ns, self._snapshot, self._cost()))
+        metrics = self_metrics(t_ns, self._snapshot, self._cost())
+        self._ledger.note(self._notes.news(metrics))
 
     def _trim(self, now_ns: int) -> None:
         """Forget old entries of the journal, after saying again what they alone told."""

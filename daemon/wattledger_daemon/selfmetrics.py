@@ -1,21 +1,23 @@
 """What the daemon says of itself, for the ledger: once a minute, from a snapshot of its state.
 
 Counts run from the daemon's start. Parts are `daemon`, `pipeline`, `sensor/NAME`, `device/ID` and
-`engine/NAME`.
+`engine/NAME`. What did not change is said again once an hour: most of it never changes, and would
+fill the ledger with what is known.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wattledger.records import SelfMetric
+from wattledger.records import NS_PER_S, SelfMetric
 from wattledger_daemon.health import DeviceHealth, EngineHealth, Snapshot
 from wattledger_daemon.sampling import SensorHealth, SensorState
 
+AGAIN_NS = 3600 * NS_PER_S
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,6 +43,23 @@ def own_cost() -> OwnCost:
     except (OSError, ValueError, IndexError):
         pages = 0
     return OwnCost(usage.ru_utime + usage.ru_stime, pages * _PAGE_BYTES)
+
+
+class Notes:
+    """Leaves out of each minute's metrics what was said within the hour and still holds."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], SelfMetric] = {}
+
+    def news(self, metrics: Iterable[SelfMetric]) -> list[SelfMetric]:
+        """Those that say something new, or have not been said for an hour."""
+        found = [metric for metric in metrics if self._is_news(metric)]
+        self._said |= {(metric.part, metric.name): metric for metric in found}
+        return found
+
+    def _is_news(self, metric: SelfMetric) -> bool:
+        said = self._said.get((metric.part, metric.name))
+        return said is None or said.value != metric.value or metric.t_ns - said.t_ns >= AGAIN_NS
 
 
 def self_metrics(t_ns: int, snapshot: Snapshot, cost: OwnCost) -> list[SelfMetric]:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from wattledger.records import Device, DeviceKind, Quality, SelfMetric
+from wattledger.records import NS_PER_S, Device, DeviceKind, Quality, SelfMetric
 from wattledger_daemon.health import DeviceHealth, EngineHealth, Snapshot, Work
 from wattledger_daemon.sampling import SensorHealth, SensorState
-from wattledger_daemon.selfmetrics import OwnCost, own_cost, self_metrics
+from wattledger_daemon.selfmetrics import Notes, OwnCost, own_cost, self_metrics
 
 GPU = Device("gpu0", DeviceKind.GPU)
 
@@ -69,6 +69,20 @@ def test_this_process_costs_something() -> None:
     cost = own_cost()
     assert cost.cpu_s > 0
     assert 1_000_000 < cost.rss_bytes < 10_000_000_000
+
+
+def test_what_did_not_change_is_said_again_after_an_hour() -> None:
+    notes = Notes()
+
+    def news(t_s: int, cpu_s: float) -> list[str]:
+        metrics = self_metrics(t_s * NS_PER_S, Snapshot(0), OwnCost(cpu_s, 5))
+        return [metric.name for metric in notes.news(metrics)]
+
+    everything = news(0, 1.0)
+    assert {"cpu_s", "rss_bytes", "queue_depth"} <= set(everything)
+    assert news(60, 1.5) == ["cpu_s"]
+    assert news(120, 1.5) == []
+    assert news(3600, 1.5) == [name for name in everything if name != "cpu_s"]
 
 
 def test_a_metric_is_a_plain_float() -> None:

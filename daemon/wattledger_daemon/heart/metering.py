@@ -75,15 +75,6 @@ class _Cell(NamedTuple):
         unit = 2 * NS_PER_S * length_ns
         return (2 * (self.base_2nuj * length_ns + area) + unit) // (2 * unit)
 
-    def is_even_in(self, low_ns: int, high_ns: int) -> bool:
-        """Whether this is a counter's cell, and these are its ends."""
-        return (
-            low_ns == self.start_ns
-            and high_ns == self.end_ns
-            and not self.first_uw
-            and not self.last_uw
-        )
-
     def end_2nuj(self) -> int:
         """E(end) in units of uJ / (2 * 10^9)."""
         length_ns = self.end_ns - self.start_ns
@@ -298,6 +289,8 @@ class Meter:
         reading, is metered time with 0 J.
         """
         cuts = sorted({cut for cut in cuts_ns if start_ns < cut < end_ns})
+        cuts.append(end_ns)
+        ahead = 0
         starts_ns = self._starts_ns
         first = max(0, bisect_right(starts_ns, start_ns) - 1)
         cells = self._cells[first : bisect_left(starts_ns, end_ns)]
@@ -305,14 +298,18 @@ class Meter:
             cells.append(tail)
         found: list[EnergyInterval] = []
         for cell in cells:
-            if cell.quality is not None:
-                low_ns, high_ns = max(cell.start_ns, start_ns), min(cell.end_ns, end_ns)
-                inside = cuts[bisect_right(cuts, low_ns) : bisect_left(cuts, high_ns)]
-                if inside or not cell.is_even_in(low_ns, high_ns):
-                    found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
-                else:
-                    # Rounding moves with whole microjoules: a whole rise needs none.
-                    found.append(EnergyInterval(low_ns, high_ns, cell.rise_uj, cell.quality))
+            low_ns, high_ns, _, rise_uj, first_uw, last_uw, quality = cell
+            if quality is None:
+                continue
+            while cuts[ahead] <= low_ns:
+                ahead += 1
+            if start_ns <= low_ns and high_ns <= cuts[ahead] and not first_uw and not last_uw:
+                # Rounding moves with whole microjoules: a whole rise needs none.
+                found.append(EnergyInterval(low_ns, high_ns, rise_uj, quality))
+                continue
+            low_ns, high_ns = max(low_ns, start_ns), min(high_ns, end_ns)
+            inside = cuts[bisect_right(cuts, low_ns) : bisect_left(cuts, high_ns)]
+            found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
         return found
 
     def _tail(self) -> _Cell | None:
