@@ -23,10 +23,10 @@ from wattledger_daemon.intake import Count, Delivery, Intake, Item
 from wattledger_daemon.journal import ClockEntry, Kind, lines_of
 from wattledger_daemon.listening import Listener
 from wattledger_daemon.logs import event
-from wattledger_daemon.recording import Recorder, Transcript
+from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, Recovered, write
 from wattledger_daemon.sampling import SensorHealth
-from wattledger_daemon.selfmetrics import Notes, OwnCost, own_cost, self_metrics
+from wattledger_daemon.selfmetrics import Notes, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ _QUIET_TURN_S = 2.0
 _QUIET_NS = 30 * NS_PER_S
 _TRIM_NS = 60 * NS_PER_S
 _PRUNE_NS = 3600 * NS_PER_S
-_NOTE_NS = 60 * NS_PER_S
 _SLACK_NS = 180 * NS_PER_S
 """Kept in the journal beyond the accountant's horizon: a window, its watermark, a trim."""
 
@@ -66,7 +65,6 @@ class Pipeline:
         sensors: Callable[[], Sequence[SensorHealth]],
         zone: str | None = None,
         listeners: Sequence[Listener] = (),
-        cost: Callable[[], OwnCost] = own_cost,
     ) -> None:
         self.retention = retention
         self._ledger = ledger
@@ -74,9 +72,7 @@ class Pipeline:
         self._intake = intake
         self._sources = sources
         self._recorder = recorder
-        self._transcript = Transcript()
-        self._notes = Notes()
-        self._cost = cost
+        self._notes = Notes(time.monotonic_ns())
         self._time = time
         self._kept_ns = horizon_ns + _SLACK_NS
         self._sensors = sensors
@@ -93,7 +89,6 @@ class Pipeline:
         self._clock_entry = recovered.clock_entry
         self._trim_due_ns = now_ns + _TRIM_NS
         self._prune_due_ns = now_ns
-        self._note_due_ns = now_ns + _NOTE_NS
         self._snapshot = Snapshot(now_ns)
         self._health.saw(self._accountant.roster())
 
@@ -208,9 +203,10 @@ class Pipeline:
         if not self._recorder.active:
             return
         known = self._accountant.roster()
-        if reason := self._transcript.changed(known):
+        transcript = self._recorder.transcript
+        if reason := transcript.changed(known):
             self._recorder.end(reason)
-        lines = self._transcript.lines_of(haul.evidence, known)
+        lines = transcript.lines_of(haul.evidence, known)
         lines += [encode(item) for delivery in haul.deliveries for item in delivery.events]
         self._recorder.publish(lines, lambda: self._preamble(known))
 
@@ -219,7 +215,8 @@ class Pipeline:
         clock = self._accountant.clock
         header = TraceHeader(clock.host, clock.epoch_ns, self._zone, clock.boot_id)
         standing = self._accountant.standing()
-        return [encode(header), *lines_of([*self._transcript.preamble(known), *standing])]
+        who = self._recorder.transcript.preamble(known)
+        return [encode(header), *lines_of([*who, *standing])]
 
     # --------------------------------------------------------------------- booking
 
@@ -266,15 +263,13 @@ class Pipeline:
         pruning = now_ns >= self._prune_due_ns
         if pruning and not self._ledger.prune(self.retention, self._time.wall_ns()):
             self._prune_due_ns = now_ns + _PRUNE_NS
-        if now_ns >= self._note_due_ns:
-            self._note_due_ns = now_ns + _NOTE_NS
+        if self._notes.due(now_ns):
             self._note(now_ns)
 
     def _note(self, now_ns: int) -> None:
         """Put into the ledger what the daemon says of itself."""
         t_ns = self._accountant.clock.epoch_ns + now_ns
-        metrics = self_metrics(t_ns, self._snapshot, self._cost())
-        self._ledger.note(self._notes.news(metrics))
+        self._ledger.note(self._notes.news(self_metrics(t_ns, self._snapshot, own_cost())))
 
     def _trim(self, now_ns: int) -> None:
         """Forget old entries of the journal, after saying again what they alone told."""

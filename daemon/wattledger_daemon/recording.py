@@ -15,6 +15,7 @@ _MAX_CHUNKS = 64
 _CHUNK_LINES = 1000
 
 Lines = Sequence[str]
+T = TypeVar("T")
 
 
 class Subscription:
@@ -39,47 +40,6 @@ class Subscription:
             return self._chunks.get_nowait()
         except queue.Empty:
             return ()
-
-
-class Recorder:
-    """Hands trace lines from the pipeline thread to a few subscribers."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._subscriptions: tuple[Subscription, ...] = ()
-
-    @property
-    def active(self) -> bool:
-        """Whether anybody records, so that lines need be made at all."""
-        return bool(self._subscriptions)
-
-    def subscribe(self) -> Subscription | None:
-        """A new reader's queue; None where enough are reading already."""
-        with self._lock:
-            if len(self._subscriptions) >= _MAX_SUBSCRIBERS:
-                return None
-            subscription = Subscription()
-            self._subscriptions += (subscription,)
-            return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Forget a reader."""
-        with self._lock:
-            self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
-
-    def publish(self, lines: Lines, preamble: Callable[[], Lines]) -> None:
-        """Give lines to every reader; one that begins gets the preamble instead."""
-        for subscription in self._subscriptions:
-            if subscription.ended:
-                continue
-            subscription.put(lines if subscription.begun else preamble())
-            subscription.begun = True
-
-    def end(self, reason: str) -> None:
-        """Close every recording that has begun."""
-        for subscription in self._subscriptions:
-            if subscription.begun:
-                subscription.ended = reason
 
 
 class Transcript:
@@ -136,9 +96,48 @@ class Transcript:
         return pinned.engine in self._engines and pinned.cost != DEFAULT_COST_MODEL
 
 
-T = TypeVar("T")
-
-
 def _differing(before: Mapping[str, T], now: Mapping[str, T]) -> str | None:
     """The first name that both know, each otherwise."""
     return next((name for name, item in before.items() if now.get(name, item) != item), None)
+
+
+class Recorder:
+    """Hands trace lines from the pipeline thread to a few subscribers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self.transcript = Transcript()
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody records, so that lines need be made at all."""
+        return bool(self._subscriptions)
+
+    def subscribe(self) -> Subscription | None:
+        """A new reader's queue; None where enough are reading already."""
+        with self._lock:
+            if len(self._subscriptions) >= _MAX_SUBSCRIBERS:
+                return None
+            subscription = Subscription()
+            self._subscriptions += (subscription,)
+            return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a reader."""
+        with self._lock:
+            self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
+
+    def publish(self, lines: Lines, preamble: Callable[[], Lines]) -> None:
+        """Give lines to every reader; one that begins gets the preamble instead."""
+        for subscription in self._subscriptions:
+            if subscription.ended:
+                continue
+            subscription.put(lines if subscription.begun else preamble())
+            subscription.begun = True
+
+    def end(self, reason: str) -> None:
+        """Close every recording that has begun."""
+        for subscription in self._subscriptions:
+            if subscription.begun:
+                subscription.ended = reason

@@ -17,6 +17,7 @@ from wattledger.records import NS_PER_S, SelfMetric
 from wattledger_daemon.health import DeviceHealth, EngineHealth, Snapshot
 from wattledger_daemon.sampling import SensorHealth, SensorState
 
+EVERY_NS = 60 * NS_PER_S
 AGAIN_NS = 3600 * NS_PER_S
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -48,8 +49,16 @@ def own_cost() -> OwnCost:
 class Notes:
     """Leaves out of each minute's metrics what was said within the hour and still holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_ns: int = 0) -> None:
+        self._due_ns = now_ns + EVERY_NS
         self._said: dict[tuple[str, str], SelfMetric] = {}
+
+    def due(self, now_ns: int) -> bool:
+        """Whether a minute is over, CLOCK_MONOTONIC; the next one begins then."""
+        if now_ns < self._due_ns:
+            return False
+        self._due_ns = now_ns + EVERY_NS
+        return True
 
     def news(self, metrics: Iterable[SelfMetric]) -> list[SelfMetric]:
         """Those that say something new, or have not been said for an hour."""

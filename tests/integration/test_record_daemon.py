@@ -135,6 +135,10 @@ def test_a_recording_replays_to_the_microjoule_what_the_daemon_booked(folder: Pa
     assert end_ns - start_ns >= 4 * NS_PER_S
     own, again = books(daemon.ledger, start_ns, end_ns), books(replayed, start_ns, end_ns)
     assert {(key, own[key], again[key]) for key in own | again if own[key] != again[key]} == set()
+    with SqliteLedger(daemon.ledger) as ledger:
+        noted = {(metric.part, metric.name): metric.value for metric in ledger.noted(0, 2**62)}
+    assert noted["sensor/nvml", "reads"] > 100
+    assert noted["daemon", "cpu_s"] > 0
     devices = {device for _, device, _, name in own if name == "dynamic_uj"}
     assert devices >= {"gpu0", "gpu1", "cpu0"}
     assert sum(n for (*_, name), n in own.items() if name == "decode_tokens") > 100
