@@ -22,12 +22,20 @@ def default_socket_path(environ: Mapping[str, str], system_socket: Path = SYSTEM
     configured = environ.get("WATTLEDGER_SOCKET")
     if configured:
         return checked_socket_path(configured)
-    if system_socket.exists():
+    if _is_there(system_socket):
         return str(system_socket)
     home = environ.get("HOME") or str(Path.home())
     state_home = environ.get("XDG_STATE_HOME") or str(Path(home, ".local", "state"))
     folder = environ.get("XDG_RUNTIME_DIR") or state_home
     return checked_socket_path(str(Path(folder, "wattledger", "wattledger.sock")))
+
+
+def _is_there(socket: Path) -> bool:
+    """Whether it exists; in a folder that this user may not enter it is taken to."""
+    try:
+        return socket.exists()
+    except PermissionError:
+        return True
 
 
 def checked_socket_path(path: str) -> str:

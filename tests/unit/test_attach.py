@@ -9,7 +9,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 
@@ -128,6 +128,18 @@ def test_the_system_daemons_socket_is_preferred_when_it_is_there(tmp_path: Path)
     assert default_socket_path(environ, system_socket).startswith("/run/user/7/")
     system_socket.touch()
     assert default_socket_path(environ, system_socket) == str(system_socket)
+
+
+class _BehindAClosedDoor(PosixPath):
+    """Lies in a folder that this user may not enter."""
+
+    def exists(self) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+
+def test_a_socket_behind_a_closed_door_is_taken_to_be_there() -> None:
+    system_socket = _BehindAClosedDoor("/run/wattledger/wattledger.sock")
+    assert default_socket_path({}, system_socket) == str(system_socket)
 
 
 def test_a_socket_path_of_107_bytes_fits_and_longer_does_not(tmp_path: Path) -> None:
