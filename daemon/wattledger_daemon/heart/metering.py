@@ -12,10 +12,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from wattledger.records import NS_PER_S, CounterReading, PowerReading, Quality
+from wattledger_daemon.heart.cells import Cell, Cells
 
 MAX_GAP_NS = 5 * NS_PER_S
 MAX_POWER_W = 1000.0
@@ -26,7 +27,7 @@ MOST_POWER_W = 10_000.0
 class EnergyInterval(NamedTuple):
     """Energy metered in [start_ns, end_ns) of the host's monotonic clock.
 
-    A tuple, as is a cell: a host with 8 GPUs makes 80 of each a second.
+    A tuple, as is a cell of E(t): a host with 8 GPUs makes 80 of each a second.
     """
 
     start_ns: int
@@ -46,43 +47,6 @@ class Incident(Enum):
     GAP = "gap"
     RESET = "reset"
     WRAP = "wrap"
-
-
-class _Cell(NamedTuple):
-    """One stretch of E(t) from `start_ns`; `quality` None where nothing was metered.
-
-    `base` is E(start) and `first_uw`, `last_uw` the power at both ends. A counter's cell has
-    no power: it rises evenly by `rise_uj`. All of it integers: `base_2nuj` is in units of
-    uJ / (2 * 10^9), in which the area under a trapezoid of uW and ns is whole.
-    """
-
-    start_ns: int
-    end_ns: int
-    base_2nuj: int
-    rise_uj: int
-    first_uw: int
-    last_uw: int
-    quality: Quality | None
-
-    def energy_uj_at(self, t_ns: int) -> int:
-        """E(t), rounded half up to integer microjoules."""
-        elapsed_ns, length_ns = t_ns - self.start_ns, self.end_ns - self.start_ns
-        area = (
-            2 * NS_PER_S * self.rise_uj * elapsed_ns
-            + 2 * self.first_uw * elapsed_ns * length_ns
-            + (self.last_uw - self.first_uw) * elapsed_ns * elapsed_ns
-        )
-        unit = 2 * NS_PER_S * length_ns
-        return (2 * (self.base_2nuj * length_ns + area) + unit) // (2 * unit)
-
-    def end_2nuj(self) -> int:
-        """E(end) in units of uJ / (2 * 10^9)."""
-        length_ns = self.end_ns - self.start_ns
-        return (
-            self.base_2nuj
-            + 2 * NS_PER_S * self.rise_uj
-            + (self.first_uw + self.last_uw) * length_ns
-        )
 
 
 class Meter:
@@ -106,14 +70,13 @@ class Meter:
         self._max_pause_ns = (
             None if wrap_uj is None else round(wrap_uj / (max_power_w * 1e6) * NS_PER_S)
         )
-        self._cells: list[_Cell] = []
-        self._starts_ns: list[int] = []
+        self._cells = Cells()
         self._incidents: list[tuple[int, Incident]] = []
         self._counter: CounterReading | None = None
         self._power: PowerReading | None = None
         self._changed_ns = 0
         self._tip_ns: int | None = None
-        self._tip_2nuj = 0
+        self._carried = 0
         self._seen_ns: int | None = None
         self._hole = False
         self._owed_uj = 0
@@ -121,7 +84,7 @@ class Meter:
     @property
     def first_ns(self) -> int | None:
         """Where E(t) begins, None before the first reading."""
-        return self._starts_ns[0] if self._starts_ns else self._tip_ns
+        return self._cells.first_ns if self._cells else self._tip_ns
 
     @property
     def last_ns(self) -> int | None:
@@ -138,8 +101,7 @@ class Meter:
         if power is not None and counter is not None:
             readings.append(power)
         elif power is not None:
-            carried = self._tip_2nuj % (2 * NS_PER_S)
-            readings.append(replace(power, carried_half_fj=carried))
+            readings.append(replace(power, carried_half_fj=self._carried))
         if counter is not None:
             if tip_ns is not None and tip_ns < counter.t_ns:
                 stood_uj = counter.energy_uj - self._owed_uj
@@ -172,7 +134,7 @@ class Meter:
             return
         if previous is None:
             self._restart(reading.t_ns)
-            self._tip_2nuj = reading.carried_half_fj
+            self._carried = reading.carried_half_fj
         else:
             self._advance_gauge(previous, reading)
         self._seen_ns = reading.t_ns
@@ -180,10 +142,9 @@ class Meter:
     def _restart(self, t_ns: int) -> None:
         """Begin E(t) here. What a gauge said before the first counter reading is forgotten."""
         self._cells.clear()
-        self._starts_ns.clear()
         self._incidents.clear()
         self._tip_ns = self._changed_ns = t_ns
-        self._tip_2nuj = 0
+        self._carried = 0
 
     def _advance_counter(self, previous: CounterReading, reading: CounterReading) -> None:
         pause_ns = reading.t_ns - previous.t_ns
@@ -216,7 +177,7 @@ class Meter:
         since_ns = reading.t_ns - self._changed_ns
         if self._power is not None:
             estimate_uj = self._power.power_uw * since_ns // NS_PER_S
-        elif last := next((c for c in reversed(self._cells) if c.rise_uj), None):
+        elif last := next((c for c in self._cells.newest_first() if c.rise_uj), None):
             estimate_uj = last.rise_uj * since_ns // (last.end_ns - last.start_ns)
         else:
             estimate_uj = 0
@@ -251,10 +212,9 @@ class Meter:
             return
         if quality is not None and self._owed_uj:
             rise_uj, self._owed_uj = rise_uj + self._owed_uj, 0
-        cell = _Cell(start_ns, end_ns, self._tip_2nuj, rise_uj, first_uw, last_uw, quality)
+        cell = Cell(start_ns, end_ns, self._carried, rise_uj, first_uw, last_uw, quality)
         self._cells.append(cell)
-        self._starts_ns.append(start_ns)
-        self._tip_ns, self._tip_2nuj = end_ns, cell.end_2nuj()
+        self._tip_ns, self._carried = end_ns, cell.carries
         self._changed_ns = end_ns
         self._hole = False
 
@@ -291,13 +251,10 @@ class Meter:
         cuts = sorted({cut for cut in cuts_ns if start_ns < cut < end_ns})
         cuts.append(end_ns)
         ahead = 0
-        starts_ns = self._starts_ns
-        first = max(0, bisect_right(starts_ns, start_ns) - 1)
-        cells = self._cells[first : bisect_left(starts_ns, end_ns)]
-        if (tail := self._tail()) and tail.start_ns < end_ns:
-            cells.append(tail)
+        tail = self._tail()
+        tails = [tail] if tail is not None and tail.start_ns < end_ns else []
         found: list[EnergyInterval] = []
-        for cell in cells:
+        for cell in chain(self._cells.touching(start_ns, end_ns), tails):
             low_ns, high_ns, _, rise_uj, first_uw, last_uw, quality = cell
             if quality is None:
                 continue
@@ -312,10 +269,10 @@ class Meter:
             found.extend(_pieces(cell, [low_ns, *inside, high_ns]))
         return found
 
-    def _tail(self) -> _Cell | None:
+    def _tail(self) -> Cell | None:
         if self._counter is None or self._tip_ns is None or self._counter.t_ns <= self._tip_ns:
             return None
-        return _Cell(self._tip_ns, self._counter.t_ns, self._tip_2nuj, 0, 0, 0, Quality.MEASURED)
+        return Cell(self._tip_ns, self._counter.t_ns, self._carried, 0, 0, 0, Quality.MEASURED)
 
     def incidents(self, start_ns: int, end_ns: int, incident: Incident) -> int:
         """How often `incident` was noted in [start_ns, end_ns)."""
@@ -325,15 +282,11 @@ class Meter:
 
     def forget_before(self, t_ns: int) -> None:
         """Drop cells that end by `t_ns`; E(t) after it is unchanged."""
-        keep = 0
-        while keep < len(self._cells) and self._cells[keep].end_ns <= t_ns:
-            keep += 1
-        if keep:
-            del self._cells[:keep], self._starts_ns[:keep]
+        if self._cells.forget_before(t_ns):
             self._incidents = [entry for entry in self._incidents if entry[0] >= t_ns]
 
 
-def _pieces(cell: _Cell, points_ns: list[int]) -> list[EnergyInterval]:
+def _pieces(cell: Cell, points_ns: list[int]) -> list[EnergyInterval]:
     """The stretches between ascending points of one metered cell."""
     assert cell.quality is not None
     quality = cell.quality
