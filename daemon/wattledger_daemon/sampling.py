@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
 
 from wattledger.records import NS_PER_S, CounterReading, Device, Evidence, PowerReading
 from wattledger_collectors.sensors.protocol import (
@@ -259,7 +258,8 @@ class SensorRunner:
     def _throttle(self) -> None:
         """Keep a costly sensor's polls to a twentieth of the time: a driver locks others out."""
         self._durations_ns.append(self._last_ns)
-        spent_ns = median(self._durations_ns)
+        # The median, by hand: the library's would bring a megabyte of decimals with it.
+        spent_ns = sorted(self._durations_ns)[len(self._durations_ns) // 2]
         wanted_ns = min(
             max(self._base_ns, int(spent_ns / _BUSY_SHARE)), int(_THROTTLED_S * NS_PER_S)
         )
