@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from wattledger.records import NS_PER_S, Device, DeviceKind, PowerReading
 from wattledger_collectors.sensors.protocol import (
@@ -13,7 +14,9 @@ from wattledger_collectors.sensors.protocol import (
     RedfishSettings,
     SensorSettings,
 )
-from wattledger_collectors.sensors.redfish_link import RedfishLink
+
+if TYPE_CHECKING:
+    from wattledger_collectors.sensors.redfish_link import RedfishLink
 
 NODE = "node1"
 _CHASSIS = "/redfish/v1/Chassis"
@@ -127,6 +130,9 @@ class RedfishSensor:
         self.close()
         if self._access is None:
             raise Absent("redfish.url is not set")
+        # TLS takes 5 MB, and most hosts ask no controller.
+        from wattledger_collectors.sensors.redfish_link import RedfishLink
+
         self._link = RedfishLink(self._access)
         try:
             self._resource = self._access.resource or find_resource(self._link)
