@@ -206,7 +206,7 @@ def test_a_reused_pid_leaves_its_engine() -> None:
 
 
 def test_memory_is_bounded_by_a_nearer_horizon() -> None:
-    accountant = an_accountant(*watt_hours(0), settings=AccountantSettings(max_step_rows=110))
+    accountant = an_accountant(*watt_hours(0), settings=AccountantSettings(max_rows=110))
     for second in range(60):
         accountant.observe(step(second, second, second + 1, [(f"r{n}", 0, 1) for n in range(4)]))
         accountant.observe(CounterReading("gpu0", ns(second + 1), ns(second + 1)))
@@ -214,6 +214,21 @@ def test_memory_is_bounded_by_a_nearer_horizon() -> None:
     accountant.observe(step(99, 20, 21, [("late", 500, 0)]))
     assert spans(accountant.due(ns(60))) == [(45, 50)]
     accountant.observe(step(98, 44, 45, [("in reach", 500, 0)]))
+    assert spans(accountant.due(ns(60))) == [(40, 45), (45, 50)]
+
+
+def test_use_records_count_as_memory_too() -> None:
+    accountant = Accountant(CLOCK, AccountantSettings(max_rows=110))
+    for record in (gpu(), *watt_hours(0)):
+        accountant.observe(record)
+    crowd = tuple(ProcessUse(pid, memory_bytes=1) for pid in range(4))
+    for second in range(60):
+        accountant.observe(UseRecord("gpu0", ns(second), ns(second + 1), crowd))
+        accountant.observe(CounterReading("gpu0", ns(second + 1), ns(second + 1)))
+        book(accountant, accountant.due(ns(second)))
+    accountant.observe(UseRecord("gpu0", ns(20), ns(21), ()))
+    assert spans(accountant.due(ns(60))) == [(45, 50)]
+    accountant.observe(UseRecord("gpu0", ns(44), ns(45), ()))
     assert spans(accountant.due(ns(60))) == [(40, 45), (45, 50)]
 
 

@@ -36,8 +36,9 @@ _ENGINE_EVENTS = (Step, Finish)
 class AccountantSettings:
     """Lengths in nanoseconds; `horizon_ns` None keeps all evidence (a replay).
 
-    Above `max_step_rows` (a row is one request in one step, some 100 bytes) the horizon comes
-    nearer, down to the windows not yet booked: memory is bounded under any load.
+    Above `max_rows` (a row is a request in a step or a process in a use record, some 100
+    bytes) the horizon comes nearer, down to the windows not yet booked: memory is bounded under
+    any load.
     With `learn_idle` a device that comes without idle power is given what is learned of it; a
     replay takes its trace at its word.
     """
@@ -46,7 +47,7 @@ class AccountantSettings:
     watermark_ns: int = 10 * NS_PER_S
     max_gap_ns: int = MAX_GAP_NS
     horizon_ns: int | None = 600 * NS_PER_S
-    max_step_rows: int = 100_000
+    max_rows: int = 100_000
     learn_idle: bool = False
 
 
@@ -269,7 +270,7 @@ class Accountant:
             self._evidence.meter(device.device).pin(window.end_ns)
         if self._settings.horizon_ns is not None:
             self.forget_before(window.end_ns - self._settings.horizon_ns)
-            while self._evidence.step_rows > self._settings.max_step_rows and self._windows:
+            while self._evidence.rows > self._settings.max_rows and self._windows:
                 self.forget_before(self._windows[0].end_ns)
 
     def _learn(self, window: Window) -> None:

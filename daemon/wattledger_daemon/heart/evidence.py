@@ -61,10 +61,14 @@ def _key_of(step: Step) -> tuple[int, int, int]:
     return step.seq, step.start_ns, step.end_ns
 
 
+def _rows_of(use: UseRecord) -> int:
+    return len(use.processes) + len(use.groups) + 1
+
+
 class EvidenceBook:
     """Evidence of one host since `forget_before`, deduplicated by what it says.
 
-    `latest_ns` is the latest moment spoken of; `step_rows` tells how much the steps weigh.
+    `latest_ns` is the latest moment spoken of; `rows` tells how much steps and use records weigh.
     """
 
     def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
@@ -82,7 +86,7 @@ class EvidenceBook:
         self._finished: set[Finish] = set()
         self._token_devices: dict[str, str] = {}
         self.latest_ns: int | None = None
-        self.step_rows = 0
+        self.rows = 0
 
     # ------------------------------------------------------------------ taking in
 
@@ -126,6 +130,7 @@ class EvidenceBook:
 
     def _take_use(self, use: UseRecord) -> Touched:
         self._uses[use.device].add(use)
+        self.rows += _rows_of(use)
         seen_ns = self._pids_seen_ns[use.device]
         for process in use.processes:
             seen_ns[process.pid] = max(use.end_ns, seen_ns.get(process.pid, use.end_ns))
@@ -139,7 +144,7 @@ class EvidenceBook:
             return touched._replace(duplicate=True)
         self._step_keys[step.engine].add(_key_of(step))
         self._steps[step.engine].add(step)
-        self.step_rows += len(step.requests) + 1
+        self.rows += len(step.requests) + 1
         return touched
 
     def _take_finish(self, finish: Finish) -> Touched:
@@ -278,11 +283,11 @@ class EvidenceBook:
         for meter in self._meters.values():
             meter.forget_before(t_ns)
         for uses in self._uses.values():
-            uses.forget_before(t_ns)
+            self.rows -= sum(map(_rows_of, uses.forget_before(t_ns)))
         for name, steps in self._steps.items():
             for step in steps.forget_before(t_ns):
                 self._step_keys[name].discard(_key_of(step))
-                self.step_rows -= len(step.requests) + 1
+                self.rows -= len(step.requests) + 1
         for ended in self._ended.forget_before(t_ns):
             self._finished.discard(ended.finish)
         for device, seen_ns in self._pids_seen_ns.items():
