@@ -132,7 +132,11 @@ class _Fold:
         accountant = _begun(Accountant(clock, self.settings), self.pinned, idle)
         evidence = [self._evidence(entry) for entry in entries]
         # A trim leaves readings that lie before the entry which next names their device.
+        told: dict[str, Device] = {}
         for device in (item for part in evidence for item in part if isinstance(item, Device)):
+            # The first word of each: a later one may be of another sensor, which came later.
+            told.setdefault(device.device, device)
+        for device in told.values():
             accountant.observe(device)
         for entry, part in zip(entries, evidence, strict=True):
             for item in part:

@@ -17,10 +17,11 @@ from wattledger.records import (
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
 
 A = Process(1, 1, "A", None)
+SETTINGS = AccountantSettings()
 
 
-def heard(*evidence: Evidence) -> Accountant:
-    accountant = Accountant(CLOCK, AccountantSettings())
+def heard(*evidence: Evidence, settings: AccountantSettings = SETTINGS) -> Accountant:
+    accountant = Accountant(CLOCK, settings)
     for item in evidence:
         accountant.observe(item)
     return accountant
@@ -85,13 +86,37 @@ def test_a_device_that_comes_later_is_metered_from_its_first_reading() -> None:
 def test_a_device_that_was_away_comes_back_with_a_gap_and_its_energy() -> None:
     accountant = heard(gpu(), gpu(name="gpu1"), *steady(0, 60), *steady(0, 12, "gpu1"))
     away = book(accountant, accountant.due(ns(60)))
-    assert metered(away, "gpu1") == [(500, 0), (500, 0), (200, 0)]
+    assert metered(away, "gpu1") == [(500, 0), (500, 0), (200, 0), (0, 1)]
     for item in (gpu(name="gpu1"), *steady(62, 75, "gpu1"), *steady(60, 75)):
         accountant.observe(item)
     back = book(accountant, accountant.flush(ns(75)))
-    assert sum(gaps for _, gaps in metered(back, "gpu1")) == 1
-    told_j = sum(energy_j for energy_j, _ in metered([*away, *back], "gpu1"))
-    assert told_j == 7500
+    told = {page.start_ns: page for page in (*away, *back)}
+    assert metered(told.values(), "gpu1") == [(500, int(n == 3)) for n in range(15)]
+
+
+def test_a_silent_device_is_a_gap_before_it_comes_back_and_the_same_one_after() -> None:
+    accountant = heard(gpu(), gpu(name="gpu1"), *steady(0, 40), *steady(0, 12, "gpu1"))
+    away = book(accountant, accountant.due(ns(40)))
+    assert [gaps for _, gaps in metered(away, "gpu1")] == [0, 0, 0, 1]
+    for item in (*steady(32, 45, "gpu1"), *steady(40, 45)):
+        accountant.observe(item)
+    told = {page.start_ns: page for page in (*away, *accountant.flush(ns(45)))}
+    assert sum(gaps for _, gaps in metered(told.values(), "gpu1")) == 1
+
+
+def test_a_device_silent_for_longer_than_is_kept_has_its_energy_where_it_can_be_restated() -> None:
+    settings = AccountantSettings(horizon_ns=ns(60))
+    accountant = heard(gpu(), gpu(name="gpu1"), *steady(0, 12, "gpu1"), settings=settings)
+    told: dict[int, Page] = {}
+    for t_s in range(0, 300, 5):
+        for item in steady(t_s, t_s + 5):
+            accountant.observe(item)
+        told |= {p.start_ns: p for p in book(accountant, accountant.due(ns(t_s)))}
+    for item in steady(300, 320, "gpu1"):
+        accountant.observe(item)
+    told |= {p.start_ns: p for p in book(accountant, accountant.flush(ns(320)))}
+    assert sum(energy_j for energy_j, _ in metered(told.values(), "gpu1")) == 32000
+    assert sum(gaps for _, gaps in metered(told.values(), "gpu1")) == 1
 
 
 def test_a_device_that_came_back_reset_keeps_what_its_new_counter_says() -> None:

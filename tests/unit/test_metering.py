@@ -185,3 +185,31 @@ def test_forgetting_leaves_the_rest_unchanged() -> None:
     meter = read(Meter(), (0, 0), (1, 100), (2, 300), (3, 600))
     meter.forget_before(ns(2))
     assert metered(meter) == [(300, Quality.MEASURED)]
+
+
+def test_a_pin_does_not_shorten_what_a_reset_lost() -> None:
+    """600 s away at 400 W, and the counter began anew: all of it is known to be lost."""
+    meter = Meter()
+    for t_s in range(60):
+        read(meter, (t_s, 500_000_000_000 + t_s * 400_000_000))
+    gauge(meter, (59, 400.0))
+    meter.pin(ns(600))
+    read(meter, (659, 240_000_000_000))
+    assert metered(meter)[-1] == (240_000_000_000, Quality.RESET)
+
+
+def test_another_sensor_in_a_devices_place_leaves_what_was_metered() -> None:
+    meter = Meter(estimated=True)
+    gauge(meter, *((t_s, 50.0) for t_s in range(4)))
+    meter.change_source(262143328850, estimated=False)
+    read(meter, (4, 262143328000), (5, 100))
+    assert metered(meter) == [
+        *[(50_000_000, Quality.ESTIMATED)] * 3,
+        (950, Quality.MEASURED),
+    ]
+    assert meter.incidents(0, FOREVER_NS, Incident.WRAP) == 1
+    meter.change_source(None, estimated=True)
+    gauge(meter, (12, 50.0), (13, 50.0))
+    assert metered(meter)[-1] == (50_000_000, Quality.ESTIMATED)
+    assert meter.incidents(0, FOREVER_NS, Incident.GAP) == 1
+    assert [i.start_ns for i in meter.intervals(0, FOREVER_NS)][-2:] == [ns(4), ns(12)]

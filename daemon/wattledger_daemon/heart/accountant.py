@@ -57,7 +57,8 @@ class Accountant:
     def __init__(self, clock: Clock, settings: AccountantSettings) -> None:
         self._clock = clock
         self._settings = settings
-        self._evidence = EvidenceBook(settings.max_gap_ns)
+        live = settings.horizon_ns is not None
+        self._evidence = EvidenceBook(settings.max_gap_ns, live=live)
         self._windows: list[Window] = []
         self._dirty: set[Window] = set()
         self._events: list[tuple[int, EventCounts]] = []
@@ -266,8 +267,6 @@ class Accountant:
             self._learn(window)
         self._booked_until_ns = window.end_ns
         self._windows.append(window)
-        for device in self._evidence.devices:
-            self._evidence.meter(device.device).pin(window.end_ns)
         if self._settings.horizon_ns is not None:
             self.forget_before(window.end_ns - self._settings.horizon_ns)
             while self._evidence.rows > self._settings.max_rows and self._windows:
@@ -311,4 +310,9 @@ class Accountant:
         """Forget what ended by `t_ns`; only windows whose evidence is whole stay in reach."""
         self._evidence.forget_before(t_ns)
         self._windows = [window for window in self._windows if window.start_ns >= t_ns]
+        # What can be restated no more shall not change either.
+        reach_ns = self._windows[0].start_ns if self._windows else self._booked_until_ns
+        if reach_ns is not None:
+            for device in self._evidence.devices:
+                self._evidence.meter(device.device).pin(reach_ns)
         self._events = [entry for entry in self._events if entry[0] >= t_ns]

@@ -56,6 +56,16 @@ def natural_order(device: Device) -> tuple[int, str, int]:
     return _KIND_ORDER.index(device.kind), stem, int(digits.group(1)) if digits else -1
 
 
+def _source(device: Device) -> tuple[int | None, bool]:
+    return device.wrap_uj, device.estimated
+
+
+def _settled(meter: Meter, since_ns: int | None, t_ns: int) -> Touched:
+    """What a reading at `t_ns` speaks of: all that E(t) was not settled for before it came."""
+    moved = since_ns is not None and meter.tip_ns != since_ns
+    return Touched(min(since_ns, t_ns) if moved and since_ns is not None else t_ns, t_ns)
+
+
 def _key_of(step: Step) -> tuple[int, int, int]:
     """What makes a step itself: an engine that starts anew counts from 1 again."""
     return step.seq, step.start_ns, step.end_ns
@@ -71,8 +81,9 @@ class EvidenceBook:
     `latest_ns` is the latest moment spoken of; `rows` tells how much steps and use records weigh.
     """
 
-    def __init__(self, max_gap_ns: int = MAX_GAP_NS) -> None:
+    def __init__(self, max_gap_ns: int = MAX_GAP_NS, *, live: bool = False) -> None:
         self._max_gap_ns = max_gap_ns
+        self._live = live
         self._devices: dict[str, Device] = {}
         self._meters: dict[str, Meter] = {}
         self._uses: dict[str, Timeline[UseRecord]] = defaultdict(Timeline)
@@ -100,11 +111,15 @@ class EvidenceBook:
     def _take(self, evidence: Evidence) -> Touched | None:
         match evidence:
             case CounterReading():
-                self._meters[evidence.device].read_counter(evidence)
-                return Touched(evidence.t_ns, evidence.t_ns)
+                meter = self._meters[evidence.device]
+                since_ns = meter.tip_ns
+                meter.read_counter(evidence)
+                return _settled(meter, since_ns, evidence.t_ns)
             case PowerReading():
-                self._meters[evidence.device].read_power(evidence)
-                return Touched(evidence.t_ns, evidence.t_ns)
+                meter = self._meters[evidence.device]
+                since_ns = meter.tip_ns
+                meter.read_power(evidence)
+                return _settled(meter, since_ns, evidence.t_ns)
             case UseRecord():
                 return self._take_use(evidence)
             case Step():
@@ -122,10 +137,17 @@ class EvidenceBook:
         return None
 
     def _take_device(self, device: Device) -> None:
+        known = self._devices.get(device.device)
         self._devices[device.device] = device
-        if device.device not in self._meters:
+        if known is not None and _source(known) != _source(device):
+            meter = self._meters[device.device]
+            meter.change_source(device.wrap_uj, estimated=device.estimated)
+        if known is None:
             self._meters[device.device] = Meter(
-                wrap_uj=device.wrap_uj, estimated=device.estimated, max_gap_ns=self._max_gap_ns
+                wrap_uj=device.wrap_uj,
+                estimated=device.estimated,
+                max_gap_ns=self._max_gap_ns,
+                live=self._live,
             )
 
     def _take_use(self, use: UseRecord) -> Touched:

@@ -63,23 +63,47 @@ class Meter:
         estimated: bool = False,
         max_gap_ns: int = MAX_GAP_NS,
         max_power_w: float = MAX_POWER_W,
+        live: bool = False,
     ) -> None:
-        self._wrap_uj = wrap_uj
-        self._gauge_quality = Quality.ESTIMATED if estimated else Quality.INTEGRATED
+        self._live = live
         self._max_gap_ns = max_gap_ns
-        self._max_pause_ns = (
-            None if wrap_uj is None else round(wrap_uj / (max_power_w * 1e6) * NS_PER_S)
-        )
+        self._max_power_w = max_power_w
+        self._read_by(wrap_uj, estimated=estimated)
         self._cells = Cells()
         self._incidents: list[tuple[int, Incident]] = []
         self._counter: CounterReading | None = None
         self._power: PowerReading | None = None
         self._changed_ns = 0
+        self._changed = False
         self._tip_ns: int | None = None
         self._carried = 0
         self._seen_ns: int | None = None
         self._hole = False
         self._owed_uj = 0
+
+    def _read_by(self, wrap_uj: int | None, *, estimated: bool) -> None:
+        self._wrap_uj = wrap_uj
+        self._gauge_quality = Quality.ESTIMATED if estimated else Quality.INTEGRATED
+        self._max_pause_ns = (
+            None if wrap_uj is None else round(wrap_uj / (self._max_power_w * 1e6) * NS_PER_S)
+        )
+
+    def change_source(self, wrap_uj: int | None, *, estimated: bool) -> None:
+        """Go on by another sensor: RAPL in the place of an estimate, say.
+
+        What was metered stays; from the last reading to the new sensor's first nothing is known.
+        """
+        if self._counter is not None and self._seen_ns is not None:
+            self._close(self._seen_ns, 0, Quality.MEASURED)
+        self._counter = self._power = None
+        self._owed_uj, self._hole = 0, False
+        self._changed = self._seen_ns is not None
+        self._read_by(wrap_uj, estimated=estimated)
+
+    @property
+    def tip_ns(self) -> int | None:
+        """How far E(t) is settled; None before the first reading."""
+        return self._tip_ns
 
     @property
     def first_ns(self) -> int | None:
@@ -141,6 +165,12 @@ class Meter:
 
     def _restart(self, t_ns: int) -> None:
         """Begin E(t) here. What a gauge said before the first counter reading is forgotten."""
+        if self._changed and self._seen_ns is not None:
+            if t_ns - self._seen_ns > self._max_gap_ns:
+                self._note_gap(self._seen_ns)
+            self._close(t_ns, 0, None)
+            self._changed_ns, self._changed = t_ns, False
+            return
         self._cells.clear()
         self._incidents.clear()
         self._tip_ns = self._changed_ns = t_ns
@@ -150,12 +180,13 @@ class Meter:
         pause_ns = reading.t_ns - previous.t_ns
         if self._max_pause_ns is not None and pause_ns > self._max_pause_ns:
             self._close(previous.t_ns, 0, Quality.MEASURED)
-            self._note(reading.t_ns, Incident.GAP)
+            self._note_gap(previous.t_ns)
             self._close(reading.t_ns, 0, None)
+            self._changed_ns = reading.t_ns
             return
         if pause_ns > self._max_gap_ns:
             self._hole = True
-            self._note(reading.t_ns, Incident.GAP)
+            self._note_gap(previous.t_ns)
         if reading.energy_uj == previous.energy_uj:
             return
         quality = Quality.SPREAD if self._hole else Quality.MEASURED
@@ -167,6 +198,7 @@ class Meter:
             rise_uj, quality = self._lost_in_reset(reading), Quality.RESET
             self._note(reading.t_ns, Incident.RESET)
         self._close(reading.t_ns, rise_uj, quality)
+        self._changed_ns = reading.t_ns
 
     def _lost_in_reset(self, reading: CounterReading) -> int:
         """max(counter, P * dt): P the last power reading, else the last cell's mean power.
@@ -186,7 +218,7 @@ class Meter:
 
     def _advance_gauge(self, previous: PowerReading, reading: PowerReading) -> None:
         if reading.t_ns - previous.t_ns > self._max_gap_ns:
-            self._note(reading.t_ns, Incident.GAP)
+            self._note_gap(previous.t_ns)
             self._close(reading.t_ns, 0, None)
             return
         tip_ns = self._tip_ns if self._tip_ns is not None else previous.t_ns
@@ -215,7 +247,6 @@ class Meter:
         cell = Cell(start_ns, end_ns, self._carried, rise_uj, first_uw, last_uw, quality)
         self._cells.append(cell)
         self._tip_ns, self._carried = end_ns, cell.carries
-        self._changed_ns = end_ns
         self._hole = False
 
     def _note(self, t_ns: int, incident: Incident) -> None:
@@ -225,10 +256,20 @@ class Meter:
         """
         self._incidents.append((t_ns - 1, incident))
 
+    def _note_gap(self, last_ns: int) -> None:
+        """Note that nothing followed the reading at `last_ns` for so long that it is a gap.
+
+        At the moment it became one, so that it is the same gap before and after it is over.
+        """
+        self._incidents.append((self._gap_ns(last_ns), Incident.GAP))
+
+    def _gap_ns(self, last_ns: int) -> int:
+        return last_ns + min(self._max_gap_ns, self._max_pause_ns or self._max_gap_ns)
+
     # -------------------------------------------------------------------- answers
 
     def pin(self, t_ns: int) -> None:
-        """Fix E(t_ns) at what it is now: the window that ends here is booked.
+        """Fix E(t_ns) at what it is now: the window that ends here can be booked no more.
 
         Later readings add energy after the pin only, so that windows telescope.
         """
@@ -275,10 +316,14 @@ class Meter:
         return Cell(self._tip_ns, self._counter.t_ns, self._carried, 0, 0, 0, Quality.MEASURED)
 
     def incidents(self, start_ns: int, end_ns: int, incident: Incident) -> int:
-        """How often `incident` was noted in [start_ns, end_ns)."""
-        return sum(
-            1 for t_ns, kind in self._incidents if kind is incident and start_ns <= t_ns < end_ns
-        )
+        """How often `incident` was noted in [start_ns, end_ns).
+
+        A live meter's present silence is a gap as soon as it has lasted for so long.
+        """
+        found = [t_ns for t_ns, kind in self._incidents if kind is incident]
+        if self._live and incident is Incident.GAP and self._seen_ns is not None:
+            found.append(self._gap_ns(self._seen_ns))
+        return sum(start_ns <= t_ns < end_ns for t_ns in found)
 
     def forget_before(self, t_ns: int) -> None:
         """Drop cells that end by `t_ns`; E(t) after it is unchanged."""
