@@ -1,7 +1,6 @@
 """`wattledgerd` itself: wires everything, and lives by signals.
 
-The main thread is the pipeline thread. Signals stay blocked in every thread, so that none ever
-interrupts a write; one thread takes them and hands them over between turns.
+The main thread is the pipeline thread.
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import wattledger
 from wattledger.errors import InputError, WattledgerError
@@ -30,6 +27,7 @@ from wattledger_collectors.socket_path import checked_socket_path, default_socke
 from wattledger_daemon import logs
 from wattledger_daemon.bank import SensorBank, find_sensors
 from wattledger_daemon.config import LIVE_KEYS, DaemonConfig, find_config, load_config
+from wattledger_daemon.descriptors import raise_limit
 from wattledger_daemon.export.exports import Exports
 from wattledger_daemon.export.figures import Identity
 from wattledger_daemon.heart.accountant import AccountantSettings
@@ -45,11 +43,13 @@ from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, recover
 from wattledger_daemon.server import SocketServer
 from wattledger_daemon.settings import changed
+from wattledger_daemon.signals import Signals
 from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INTAKE_RECORDS = 500_000
+_BUSY_S = 1.0
+_LOOK_S = 60.0
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -64,7 +64,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             sys.stdout.write(check(config, path, environ))
             return 0
         logs.setup(config.log.level, sys.stderr, environ)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        raise_limit()
         Daemon(config, arguments.config, environ).run()
     except WattledgerError as error:
         sys.stderr.write(f"wattledgerd: {error}\n")
@@ -109,6 +109,7 @@ class Daemon:
         self._config = self._started_with = config
         self._named_config = named_config
         self._environ = environ
+        self._signals = Signals()
         self._time = HostTime()
         self._boot_id = read_boot_id()
         self._host = config.site.host or socket.gethostname()
@@ -120,6 +121,7 @@ class Daemon:
     def run(self) -> None:
         """Live until SIGTERM or SIGINT; raises WattledgerError where it cannot begin."""
         ledger_file = ledger_path(self._config, self._environ)
+        self._signals.start()
         with ExitStack() as stack:
             stack.enter_context(LedgerLock(ledger_file))
             self._bank.require()
@@ -131,18 +133,22 @@ class Daemon:
             stack.callback(server.stop)
             # Before a ledger is made that a busy socket would leave behind.
             server.bind()
+            self._signals.before_end(server.unlink)
             ledger = open_ledger(f"sqlite:{ledger_file}", writable=True, create=True)
             stack.callback(ledger.close)
             pipeline = self._recover(ledger, exports)
             pipeline.begin()
+            # No longer than a stop may take: what is not written now is written next turn.
+            ledger.wait_at_most(_BUSY_S)
             server.start(*self._services(pipeline, ledger_file))
             stack.callback(self._bank.stop)
             self._bank.start()
             exports.start()
             _settle_memory()
+            self._signals.ready()
             notify(self._environ, "READY=1")
             _LOG.info(event("ready", ledger=ledger_file, pid=os.getpid()))
-            self._live(pipeline)
+            self._live(pipeline, server)
             notify(self._environ, "STOPPING=1")
             self._bank.stop()
             server.stop()
@@ -194,16 +200,13 @@ class Daemon:
         )
         return collector, NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock)
 
-    def _live(self, pipeline: Pipeline) -> None:
+    def _live(self, pipeline: Pipeline, server: SocketServer) -> None:
         """Take turns on absolute deadlines until a signal says stop."""
         watched = "WATCHDOG_USEC" in self._environ
-        signals = _signals()
         next_s = time.monotonic()
+        look_s = next_s + _LOOK_S
         while True:
-            try:
-                taken = signals.get(timeout=max(0.0, next_s - time.monotonic()))
-            except Empty:
-                taken = None
+            taken = self._signals.next(max(0.0, next_s - time.monotonic()))
             if taken is signal.SIGHUP:
                 self._reload(pipeline)
             elif taken is not None:
@@ -212,6 +215,9 @@ class Daemon:
             else:
                 pipeline.turn()
                 self._bank.watch()
+                if next_s >= look_s:
+                    server.look()
+                    look_s = next_s + _LOOK_S
                 if watched:
                     notify(self._environ, "WATCHDOG=1")
                 next_s = max(next_s + pipeline.pace_s, time.monotonic())
@@ -243,22 +249,6 @@ class Daemon:
         for key in changed(before, config):
             if key in LIVE_KEYS:
                 _LOG.info(event("applied", key=key))
-
-
-def _signals() -> SimpleQueue[signal.Signals]:
-    """The daemon's signals as they come.
-
-    A thread waits for them without a timeout: `signal.sigtimedwait` that is interrupted (by a
-    stop and a SIGCONT) when its time is up returns what happens to lie in memory.
-    """
-    taken: SimpleQueue[signal.Signals] = SimpleQueue()
-
-    def take() -> None:
-        while True:
-            taken.put(signal.Signals(signal.sigwait(_SIGNALS)))
-
-    threading.Thread(target=take, name="signals", daemon=True).start()
-    return taken
 
 
 def _settle_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -10,8 +11,9 @@ from importlib.metadata import entry_points
 from typing import TypeVar
 
 from wattledger.errors import InputError
-from wattledger.records import NS_PER_S, Device, DeviceKind, StaticBasis, UseRecord
+from wattledger.records import NS_PER_S, Device, DeviceKind, Evidence, StaticBasis, UseRecord
 from wattledger_collectors.sensors.protocol import (
+    Absent,
     ProcessTracker,
     Sensor,
     SensorSettings,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from wattledger.records import NS_PER_S
 from wattledger_daemon.logs import event
-from wattledger_daemon.sampling import SensorRunner
+from wattledger_daemon.sampling import SensorRunner, SensorState
 
 _LOG = logging.getLogger(__name__)
 _WAKE_S = 0.5
@@ -63,20 +63,34 @@ class Beat:
             for runner in self._runners:
                 if runner.due_ns <= now_ns and self._claim(runner):
                     self._after(runner, slow=runner.turn())
-        for runner in self._runners:
-            runner.finish()
+        # All of one before any of the next: what hangs shall cost the others nothing.
+        runners = self._runners
+        for runner in runners:
+            runner.flush()
+        for runner in runners:
+            runner.last_word()
+        for runner in runners:
+            runner.close()
 
     def watch(self) -> None:
         """Leave a sensor that is stuck to this thread, and the others to a new one; any thread."""
         with self._lock:
-            stuck, runners = self._busy, self._runners
-            if stuck is None or len(runners) < 2:
+            late = self._busy
+            if late is None:
                 return
-            if self._clock() - self._since_ns < stuck.patience_ns:
+            busy_ns = self._clock() - self._since_ns
+            if busy_ns < late.patience_ns:
                 return
-            self._runners = (stuck,)
-        _LOG.warning(event("sensor_stuck", sensor=stuck.name, mend="it has its thread to itself"))
-        self._spawn(tuple(runner for runner in runners if runner is not stuck))
+            others: tuple[SensorRunner, ...] = ()
+            if not self._stop.is_set():
+                others = tuple(runner for runner in self._runners if runner is not late)
+                self._runners = (late,)
+            if busy_ns >= late.stuck_after_ns:
+                # Told once a turn: from here on nobody waits for its end.
+                self._busy = None
+                late.hang(self._since_ns)
+        if others:
+            self._spawn(others)
 
     def _rest_s(self) -> float:
         due_ns = min(runner.due_ns for runner in self._runners)
@@ -93,7 +107,11 @@ class Beat:
     def _after(self, runner: SensorRunner, *, slow: bool) -> None:
         with self._lock:
             self._busy = None
-            leaves = runner.over or (slow and len(self._runners) > 1)
+            if runner.state is SensorState.RUNNING and not slow:
+                return
+            runner.came_back()
+            crowded = len(self._runners) > 1 and not self._stop.is_set()
+            leaves = runner.over or (slow and crowded)
             if leaves:
                 self._runners = tuple(other for other in self._runners if other is not runner)
         if runner.over:

@@ -18,13 +18,14 @@ from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.trace import TraceHeader, encode
 from wattledger_daemon import journal
 from wattledger_daemon.health import Health, Snapshot
-from wattledger_daemon.hosttime import HostTime, stepped
+from wattledger_daemon.hosttime import HostTime, believable, stepped
 from wattledger_daemon.intake import Count, Delivery, Intake, Item
 from wattledger_daemon.journal import ClockEntry, Kind, lines_of
-from wattledger_daemon.listening import Listener
+from wattledger_daemon.listening import Listener, Listeners
 from wattledger_daemon.logs import event
+from wattledger_daemon.pruning import Pruning
 from wattledger_daemon.recording import Recorder
-from wattledger_daemon.recovery import DaemonLedger, Recovered, write
+from wattledger_daemon.recovery import DaemonLedger, Recovered, Scribe
 from wattledger_daemon.sampling import SensorHealth
 from wattledger_daemon.selfmetrics import Notes, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
@@ -34,7 +35,6 @@ _TURN_S = 1.0
 _QUIET_TURN_S = 2.0
 _QUIET_NS = 30 * NS_PER_S
 _TRIM_NS = 60 * NS_PER_S
-_PRUNE_NS = 3600 * NS_PER_S
 _SLACK_NS = 180 * NS_PER_S
 """Kept in the journal beyond the accountant's horizon: a window, its watermark, a trim."""
 
@@ -68,6 +68,7 @@ class Pipeline:
     ) -> None:
         self.retention = retention
         self._ledger = ledger
+        self._scribe = Scribe(ledger)
         self._accountant = recovered.accountant
         self._intake = intake
         self._sources = sources
@@ -77,18 +78,20 @@ class Pipeline:
         self._kept_ns = horizon_ns + _SLACK_NS
         self._sensors = sensors
         self._zone = zone
-        self._listeners = listeners
+        self._listeners = Listeners(listeners)
         self._health = Health()
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
         self._learned: list[Device] = []
         self._heard_ns: int | None = None
         self._failing = False
+        self._doubting = False
         now_ns = time.monotonic_ns()
         self._boot_id = self._accountant.clock.boot_id
         self._clock_entry = recovered.clock_entry
         self._trim_due_ns = now_ns + _TRIM_NS
-        self._prune_due_ns = now_ns
+        last = ledger.last_page(self._accountant.clock.host)
+        self._pruning = Pruning(now_ns, last[1] if last else None)
         self._snapshot = Snapshot(now_ns)
         self._health.saw(self._accountant.roster())
 
@@ -129,8 +132,7 @@ class Pipeline:
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
         )
-        for listener in self._listeners:
-            listener.turned(self._snapshot)
+        self._listeners.turned(self._snapshot)
 
     def finish(self) -> None:
         """Take in what is left and book up to now, a last partial window included.
@@ -145,6 +147,23 @@ class Pipeline:
             self._note(now_ns)
         except UnreachableError as error:
             self._failed(error)
+            self._tell_unbooked(now_ns, error)
+        self._scribe.finish()
+
+    def _tell_unbooked(self, now_ns: int, error: UnreachableError) -> None:
+        """Say from when on nothing is booked, and what of it is not even in the journal."""
+        haul = self._haul or _Haul([], [], [])
+        waiting = len(haul.evidence) + len(haul.deliveries) + len(haul.counts)
+        booked_ns = self._accountant.booked_until_ns
+        _LOG.error(
+            event(
+                "last_part_not_booked",
+                seconds="all" if booked_ns is None else f"{(now_ns - booked_ns) / NS_PER_S:.1f}",
+                not_journalled=waiting + self._intake.depth,
+                reason=error,
+                mend="start again: that books what is journalled, and counters tell the rest",
+            )
+        )
 
     # ------------------------------------------------------------------- taking in
 
@@ -222,35 +241,48 @@ class Pipeline:
 
     def _book(self, pages: Sequence[Page], now_ns: int) -> None:
         for page in pages:
-            written = write(self._ledger, page)
+            written = self._scribe.write(page)
             line = self._accountant.booked(page)
             self._booked.append(journal.text_entry(Kind.BOOKED, line, now_ns))
             if learned := self._accountant.take_learned():
                 self._booked.append(journal.trace_entry(lines_of(learned), now_ns))
                 self._learned += learned
             self._health.booked(page)
-            for listener in self._listeners if written else ():
-                listener.booked(page)
+            if written:
+                self._listeners.booked(page)
         if self._booked:
             self._ledger.append(self._boot_id, self._booked)
             self._booked = []
         if self._learned:
             # After the journal: a crash between the two is made good when it is folded.
-            self._ledger.learn(self._accountant.clock.host, self._learned, self._time.wall_ns())
+            clock = self._accountant.clock
+            self._ledger.learn(clock.host, self._learned, clock.epoch_ns + now_ns)
             self._learned = []
 
     def _follow_wall_clock(self, now_ns: int) -> None:
-        """Where the wall clock was stepped, close the books under the old clock."""
+        """Where the wall clock was stepped, close the books under the old clock.
+
+        One that cannot be right is not followed: its pages would be refused, and lost.
+        """
         clock, epoch_ns = self._accountant.clock, self._time.epoch_ns()
         if not stepped(clock, epoch_ns):
+            self._doubting = False
             return
+        step_s = (epoch_ns - clock.epoch_ns) / NS_PER_S
+        if not believable(epoch_ns + now_ns, self._ledger.kept_ns()):
+            if not self._doubting:
+                self._doubting = True
+                mend = "set it; the books go on by the clock before. Is it right: a new ledger.path"
+                _LOG.error(event("wall_clock_wrong", step_s=f"{step_s:.3f}", mend=mend))
+            return
+        self._doubting = False
         self._book(self._accountant.flush(now_ns), now_ns)
         entry = ClockEntry(replace(clock, epoch_ns=epoch_ns), now_ns, clock)
         self._ledger.append(self._boot_id, [journal.clock_entry(entry, now_ns)])
         self._accountant.re_anchor(entry.clock, now_ns)
         self._clock_entry = entry
         self._recorder.end("the wall clock was stepped: record again")
-        step_s = (epoch_ns - clock.epoch_ns) / NS_PER_S
+        self._pruning.stepped(now_ns, clock.epoch_ns, epoch_ns)
         _LOG.warning(event("wall_clock_stepped", step_s=f"{step_s:.3f}"))
 
     # ---------------------------------------------------------------------- tidying
@@ -260,9 +292,10 @@ class Pipeline:
             self._trim(now_ns)
             self._trim_due_ns = now_ns + _TRIM_NS
         # A bite each turn until nothing is left, so that no turn takes long.
-        pruning = now_ns >= self._prune_due_ns
-        if pruning and not self._ledger.prune(self.retention, self._time.wall_ns()):
-            self._prune_due_ns = now_ns + _PRUNE_NS
+        if now_ns >= self._pruning.due_ns:
+            today_ns = self._pruning.today_ns(now_ns, self._accountant.clock.epoch_ns + now_ns)
+            if not self._ledger.prune(self.retention, today_ns):
+                self._pruning.pruned(now_ns)
         if self._notes.due(now_ns):
             self._note(now_ns)
 

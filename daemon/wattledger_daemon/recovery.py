@@ -20,7 +20,7 @@ from wattledger.trace import TraceHeader, decode
 from wattledger_daemon import journal
 from wattledger_daemon.batches import events_of
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
-from wattledger_daemon.hosttime import stepped
+from wattledger_daemon.hosttime import believed, stepped
 from wattledger_daemon.journal import ClockEntry, Kind
 from wattledger_daemon.logs import event
 from wattledger_daemon.sources import Sources
@@ -36,18 +36,40 @@ class DaemonLedger(Store, Journal, Notebook, Protocol):
     def prune(self, retention: Retention, now_ns: int) -> int:
         """Delete a bounded number of rows that no tier is to keep; 0 when done."""
 
+    def kept_ns(self) -> int:
+        """From when on pages can be booked, UTC ns."""
 
-def write(ledger: DaemonLedger, page: Page) -> bool:
-    """Write a page; False where the ledger refuses it for what it says.
+    def last_page(self, host: str) -> tuple[Clock, int] | None:
+        """The clock that a host's daemon last booked by, and the end of its latest page, UTC ns."""
 
-    It would be refused for ever: that is told, and the books go on past it.
+
+class Scribe:
+    """Writes pages; one that the ledger refuses for what it says is passed over.
+
+    It would be refused for ever. The first of several is told, and in the end how many they were.
     """
-    try:
-        ledger.book(page)
-    except InputError as error:
-        _LOG.error(event("page_refused", start_ns=page.start_ns, reason=error))
-        return False
-    return True
+
+    def __init__(self, ledger: DaemonLedger) -> None:
+        self._ledger = ledger
+        self._refused = 0
+
+    def write(self, page: Page) -> bool:
+        """Write a page; False where it is refused. Raises UnreachableError."""
+        try:
+            self._ledger.book(page)
+        except InputError as error:
+            if not self._refused:
+                _LOG.error(event("page_refused", start_ns=page.start_ns, reason=error))
+            self._refused += 1
+            return False
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Tell how many pages were refused, where any was since this was told last."""
+        if self._refused:
+            _LOG.error(event("pages_not_booked", refused=self._refused))
+        self._refused = 0
 
 
 def _keep_learned(ledger: DaemonLedger, accountant: Accountant, learned_ns: int) -> None:
@@ -69,9 +91,11 @@ class Recovered:
 
 def settle(ledger: DaemonLedger, accountant: Accountant, until_ns: int) -> None:
     """Book everything before `until_ns`, without a word in the journal."""
+    scribe = Scribe(ledger)
     for page in accountant.flush(until_ns):
-        write(ledger, page)
+        scribe.write(page)
         accountant.booked(page)
+    scribe.finish()
 
 
 def recover(
@@ -83,11 +107,12 @@ def recover(
     settings: AccountantSettings,
     pinned: Sequence[PinnedCost] = (),
 ) -> Recovered:
-    """What the journal knows of this boot, under the present `clock`.
+    """What the journal knows of this boot, under the present `clock` where that can be right.
 
     Cost models come from the config alone, as `pinned`. Raises UnreachableError where the
-    ledger cannot be used.
+    ledger cannot be used, InputError for a clock that no ledger can hold.
     """
+    clock = believed(clock, now_ns, ledger.kept_ns(), ledger.last_page(clock.host))
     accountant: Accountant | None = None
     for boot_id in ledger.boots():
         entries = ledger.entries(boot_id)

@@ -7,9 +7,10 @@ told when its state changes, and tried again later and later.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,6 +23,7 @@ from wattledger_collectors.sensors.protocol import (
     Sensor,
     UseSensor,
 )
+from wattledger_daemon.faults import FaultLog
 from wattledger_daemon.logs import event
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ _HAND_OVER_NS = NS_PER_S
 _SLOW_NS = NS_PER_S // 4
 _STUCK_NS = NS_PER_S
 _STUCK_OPENING_NS = 5 * NS_PER_S
+_STUCK_LONGEST_NS = 10 * NS_PER_S
 _BUSY_SHARE = 0.05
 _THROTTLED_S = 30.0
 _REMEMBERED = 5
@@ -38,16 +41,21 @@ _REMEMBERED = 5
 Emit = Callable[[Sequence[Evidence]], bool]
 Polled = Sequence[Evidence | ReadFault]
 _READINGS = (CounterReading, PowerReading)
+MEASURED = "another sensor measures this"
 
 
 class SensorState(StrEnum):
-    """What a sensor is doing; `absent` and `denied` are final until a restart."""
+    """What a sensor is doing; `absent` and `denied` are final until a restart.
+
+    `stuck` is one that is in a call which does not return.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
     ABSENT = "absent"
     DENIED = "denied"
     FAILING = "failing"
+    STUCK = "stuck"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +117,34 @@ class SensorRunner:
         source: Source,
         emit: Emit,
         *,
-        wanted: Callable[[], bool | None] = lambda: True,
+        wanted: Callable[[], bool | str] = lambda: True,
+        found: Callable[[tuple[Device, ...]], None] = lambda _: None,
         dress: Callable[[Device], Device] = lambda device: device,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Prepare to drive `source`.
 
-        `wanted` says whether to open at all, None while that is not known yet; `dress` adds
-        to a found device what the site's config knows of it.
+        `wanted` says whether to open at all, or what it waits for to know that; `found` hears of
+        the devices before `emit` does; `dress` adds to one what the site's config knows of it.
+        `emit` may raise Absent: then the sensor is wanted no more.
         """
         self.name = source.name
         self.due_ns = clock()
+        self.state = SensorState.STARTING
         self._devices: tuple[Device, ...] = ()
         self._known: frozenset[str] = frozenset()
         self._source = source
         self._emit = emit
         self._wanted = wanted
+        self._found = found
         self._dress = dress
         self._clock = clock
         self._base_ns = self._period_ns = int(source.period_s * NS_PER_S)
         self._wait_s = 0.0
-        self._state = SensorState.STARTING
+        # Its own thread settles the state; that it is stuck can only be seen by another.
+        self._lock = threading.Lock()
+        self._before = self.state
+        self._hung_ns = 0
         self._reason = ""
         self._reads = 0
         self._failures = 0
@@ -138,18 +153,21 @@ class SensorRunner:
         self._last_ns = 0
         self._longest_ns = 0
         self._durations_ns: deque[int] = deque(maxlen=_REMEMBERED)
-        self._faulty: set[str] = set()
+        self._faults = FaultLog(source.name)
         self._opened = False
         self._pending: list[Evidence | ReadFault] = []
         self._handed_ns = self.due_ns
 
     @property
     def health(self) -> SensorHealth:
-        """How the sensor is doing now."""
+        """How the sensor is doing now; any thread may ask."""
+        stuck_ns, reason = self.stuck_ns, self._reason
+        if stuck_ns:
+            reason = f"in a call since {stuck_ns // NS_PER_S} s"
         return SensorHealth(
             self.name,
-            self._state,
-            self._reason,
+            SensorState.STUCK if stuck_ns else self.state,
+            reason,
             self._reads,
             self._failures,
             self._last_ns / NS_PER_S,
@@ -167,17 +185,45 @@ class SensorRunner:
     @property
     def settled(self) -> bool:
         """Whether the sensor has said what it can do here."""
-        return self._state in (SensorState.RUNNING, SensorState.ABSENT, SensorState.DENIED)
+        return self.state in (SensorState.RUNNING, SensorState.ABSENT, SensorState.DENIED)
 
     @property
     def over(self) -> bool:
         """Whether the sensor has proved not to be here, or not to be ours to read."""
-        return self._state in (SensorState.ABSENT, SensorState.DENIED)
+        return self.state in (SensorState.ABSENT, SensorState.DENIED)
 
     @property
     def patience_ns(self) -> int:
-        """How long a turn may take before the sensor counts as stuck."""
+        """How long a turn may take while others wait for it."""
         return _STUCK_NS if self._reads else _STUCK_OPENING_NS
+
+    @property
+    def stuck_after_ns(self) -> int:
+        """How long a turn may take before the sensor counts as stuck: its period, if that is long.
+
+        A management controller that is asked each 4 s, say, may take its time.
+        """
+        return max(self.patience_ns, min(self._period_ns, _STUCK_LONGEST_NS))
+
+    @property
+    def stuck_ns(self) -> int:
+        """How long the call has taken that the sensor is stuck in; 0 where it is not."""
+        return self._clock() - self._hung_ns if self.state is SensorState.STUCK else 0
+
+    def hang(self, since_ns: int) -> None:
+        """Note that the turn begun at `since_ns` does not end; any thread may say so."""
+        with self._lock:
+            if self.over or self.state is SensorState.STUCK:
+                return
+            self._hung_ns, self._before = since_ns, self.state
+            self.state = SensorState.STUCK
+        self._failures += 1
+        self._faults.stuck()
+
+    def came_back(self) -> None:
+        """Note that a turn has ended; its own thread may say so, whatever came of it."""
+        if self.state is SensorState.STUCK:
+            self._settle(self._before, self._reason)
 
     # ------------------------------------------------------------------- polling
 
@@ -194,10 +240,9 @@ class SensorRunner:
             self._wait_s = min(max(2 * self._wait_s, _BACKOFF_S), _BACKOFF_LONGEST_S)
             self.due_ns = end_ns + int(self._wait_s * NS_PER_S)
             return end_ns - start_ns > _SLOW_NS and not first
-        self._wait_s = 0.0
         self._last_ns = end_ns - start_ns
         if end_ns - self._handed_ns >= _HAND_OVER_NS - self._period_ns // 2:
-            self._flush()
+            self.flush()
         if self._source.costly:
             self._throttle()
         beats = max(1, -((self.due_ns - end_ns) // self._period_ns))
@@ -208,14 +253,13 @@ class SensorRunner:
 
     def tick(self) -> bool:
         """Open where that is still to be done, poll once, hand over; whether it worked."""
-        return self._poll() and self._flush()
+        return self._poll() and self.flush()
 
-    def finish(self) -> None:
-        """Say the last word, and release what the sensor holds."""
-        if self._source.costly and self._state is SensorState.RUNNING:
+    def last_word(self) -> None:
+        """Poll once more where the time since the last poll would be lost; hand over."""
+        if self._source.costly and self.state is SensorState.RUNNING:
             self._poll()
-        self._flush()
-        self.close()
+            self.flush()
 
     def close(self) -> None:
         """Release what the sensor holds."""
@@ -235,25 +279,26 @@ class SensorRunner:
                     return False
                 self._pending += self._source.poll()
         except Exception as error:  # noqa: BLE001 - the border: no sensor may end the daemon
-            self._flush()
+            self.flush()
             self._failed(error)
             return False
         self._reads += 1
-        if self._state is not SensorState.RUNNING:
-            if not self._flush():
+        if self.state is not SensorState.RUNNING:
+            if not self.flush():
                 return False
-            self._settle(SensorState.RUNNING, "")
+            self._settle(SensorState.RUNNING, "", tell=not self._faults.failing)
         return True
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, Absent):
-            self._settle(SensorState.ABSENT, error.reason)
-        elif isinstance(error, Denied):
-            self._settle(SensorState.DENIED, str(error))
+        if isinstance(error, Absent | Denied):
+            self._devices = ()
+            absent = isinstance(error, Absent)
+            self._settle(SensorState.ABSENT if absent else SensorState.DENIED, str(error))
         else:
             self._failures += 1
             self._opened = False
-            self._settle(SensorState.FAILING, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            self._settle(SensorState.FAILING, reason, tell=self._faults.failed())
 
     def _throttle(self) -> None:
         """Keep a costly sensor's polls to a twentieth of the time: a driver locks others out."""
@@ -275,11 +320,14 @@ class SensorRunner:
 
     def _open(self) -> bool:
         wanted = self._wanted()
-        if wanted is None:
-            return False
         if not wanted:
-            raise Absent("another sensor measures this")
+            raise Absent(MEASURED)
+        if isinstance(wanted, str):
+            # It looks again each second: this is no failure that should be left alone.
+            self._reason, self._wait_s = wanted, 0.0
+            return False
         devices = self._source.open()
+        self._found(devices)
         # A reading means nothing to the books before its device is known there.
         if not self._emit(tuple(map(self._dress, devices))):
             return False
@@ -290,19 +338,19 @@ class SensorRunner:
 
     def _open_anew(self, change: DevicesChanged) -> bool:
         _LOG.info(event("devices_changed", sensor=self.name, what=change))
-        self._flush()
+        self.flush()
         self._opened = False
         return self._open()
 
     # --------------------------------------------------------------- handing over
 
-    def _flush(self) -> bool:
-        """Hand over what was polled; False where it names a device that `open` did not."""
+    def flush(self) -> bool:
+        """Hand over what was polled; False where `open` did not name its device, or none wants it."""
         polled, self._pending = self._pending, []
         self._handed_ns = self._clock()
         try:
             self._hand_over(polled)
-        except LookupError as error:
+        except (LookupError, Absent) as error:
             self._failed(error)
             return False
         return True
@@ -311,35 +359,30 @@ class SensorRunner:
         evidence: list[Evidence] = []
         for item in polled:
             if isinstance(item, ReadFault):
-                self._tell_fault(item)
+                self._failures += 1
+                self._faults.device_failed(item)
                 continue
             if isinstance(item, _READINGS) and item.device not in self._known:
                 raise LookupError(f"a reading of {item.device}, which open() did not name")
             evidence.append(item)
-        if self._faulty:
-            self._tell_mended(evidence)
         if evidence:
             self._emit(evidence)
+        if (self._faults.open or self._wait_s) and self.state is SensorState.RUNNING:
+            # A use sensor may tell nothing of a device that is well.
+            read = {item.device for item in evidence if isinstance(item, _READINGS)}
+            self._faults.look(self._handed_ns, None if self._source.costly else read)
+            if not self._faults.failing:
+                self._wait_s = 0.0
 
-    def _tell_fault(self, fault: ReadFault) -> None:
-        self._failures += 1
-        if fault.device not in self._faulty:
-            self._faulty.add(fault.device)
-            fields = {"device": fault.device, "reason": fault.reason}
-            _LOG.warning(event("read_fault", sensor=self.name, **fields))
-
-    def _tell_mended(self, evidence: Iterable[Evidence]) -> None:
-        read = {item.device for item in evidence if isinstance(item, _READINGS)}
-        for device in self._faulty & read:
-            _LOG.info(event("read_again", sensor=self.name, device=device))
-        self._faulty -= read
-
-    def _settle(self, state: SensorState, reason: str) -> None:
-        """Take on a state; tell it where it is another."""
-        self._reason = reason
-        if state is self._state:
+    def _settle(self, state: SensorState, reason: str, *, tell: bool = True) -> None:
+        """Take on a state; `tell` it where it is another than before it was stuck."""
+        with self._lock:
+            before, self.state, self._reason = self.state, state, reason
+        if before is SensorState.STUCK:
+            before = self._before
+            self._faults.back(self._clock() - self._hung_ns)
+        if state is before or not tell:
             return
-        before, self._state = self._state, state
         level = logging.INFO
         if state is SensorState.FAILING or state is SensorState.DENIED:
             level = logging.WARNING

@@ -7,6 +7,7 @@ whether it should stop, which alone costs more than reading eight GPUs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import stat
@@ -21,13 +22,17 @@ import grpc.aio
 
 from wattledger.errors import UnreachableError
 from wattledger_daemon.ingest import CollectorService
+from wattledger_daemon.logs import event
 from wattledger_daemon.node_service import NodeService
 from wattledger_proto.v1 import node_pb2_grpc
 
+_LOG = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 4 << 20
 _MAX_RPCS = 64
 _GRACE_S = 0.5
 _STOP_S = 2.0
+_DO_S = 10.0
+_HANDSHAKE_MS = 10_000
 
 T = TypeVar("T")
 
@@ -42,6 +47,8 @@ class SocketServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._server: grpc.aio.Server | None = None
+        self._services: tuple[CollectorService, NodeService] | None = None
+        self._astray = False
 
     def bind(self) -> None:
         """Take the socket; calls wait until `start`.
@@ -65,15 +72,43 @@ class SocketServer:
 
     def start(self, collector: CollectorService, node: NodeService) -> None:
         """Answer calls, those that wait first."""
-        self._do(self._start(collector, node))
+        self._services = collector, node
+        self._do(self._start())
 
-    def stop(self) -> None:
-        """Remove the socket unless it is another's by now, and give running calls a moment."""
+    def look(self) -> None:
+        """Bind anew where the socket is gone: what nobody can find, nobody reports to.
+
+        Calls on the old one end, and their clients find the new one by its path. Where another
+        file has come into its place that is told once, and tried again at each look.
+        """
+        with suppress(OSError):
+            if self._bound == _identity(self._path):
+                self._astray = False
+                return
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._refuse_taken()
+            self._do(self._bind_anew())
+        except (UnreachableError, OSError, RuntimeError, TimeoutError) as error:
+            if not self._astray:
+                _LOG.error(event("socket_lost", socket=self._path, reason=error))
+            self._astray = True
+        else:
+            self._astray = False
+            mend = "leave it where it is while the daemon runs"
+            _LOG.warning(event("socket_bound_anew", socket=self._path, mend=mend))
+
+    def unlink(self) -> None:
+        """Remove the socket unless it is another's by now."""
         bound, self._bound = self._bound, None
         # While ours is open no other file can be given its inode number.
         with suppress(OSError):
             if bound == _identity(self._path):
                 self._path.unlink()
+
+    def stop(self) -> None:
+        """Remove the socket as `unlink`, and give running calls a moment."""
+        self.unlink()
         loop, thread, self._loop = self._loop, self._thread, None
         if loop is None or thread is None:
             return
@@ -94,10 +129,23 @@ class SocketServer:
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """Have the server's own thread do this, and wait for it; raises what it raises."""
         assert self._loop is not None, "bind comes first"
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_DO_S)
 
-    async def _start(self, collector: CollectorService, node: NodeService) -> None:
+    async def _bind_anew(self) -> None:
+        before = self._server
+        try:
+            self._bound = await self._bind()
+            await self._start()
+        except BaseException:
+            self._server = before
+            raise
+        if before is not None:
+            await before.stop(_GRACE_S)
+
+    async def _start(self) -> None:
         assert self._server is not None, "bind comes first"
+        assert self._services is not None, "start comes first"
+        collector, node = self._services
         self._server.add_generic_rpc_handlers((collector.handler(),))
         node_pb2_grpc.add_NodeServicer_to_server(node, self._server)
         await self._server.start()
@@ -108,7 +156,11 @@ class SocketServer:
         gRPC removes, as it stops, whatever lies where it bound.
         """
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)],
+            options=[
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                # Whoever connects and says nothing is hung up on.
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+            ],
             maximum_concurrent_rpcs=_MAX_RPCS,
         )
         # No longer than the path itself, which may be as long as a socket's may be.

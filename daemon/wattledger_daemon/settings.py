@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TypeVar, get_args, get_type_hints
 from wattledger.errors import InputError
 
 T = TypeVar("T")
+_USER_INFO = re.compile(r"^([^@]*?://|['\"])?.*@")
 
 
 def parse(cls: type[T], text: str, where: str) -> T:
@@ -89,7 +91,8 @@ def _nearest(key: str, known: Mapping[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """A value as an error shows it, without what may be a user and password before an `@`."""
+    text = _USER_INFO.sub(r"\1***@", repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.store.sqlite import SqliteLedger
 from wattledger_daemon.heart.accountant import AccountantSettings
 from wattledger_daemon.intake import Intake
+from wattledger_daemon.listening import Listener
 from wattledger_daemon.pipeline import Pipeline
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import recover
@@ -43,6 +44,7 @@ class World:
         *,
         clock: Clock = CLOCK,
         pinned: Iterable[PinnedCost] = (),
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.time = time
         self.ledger = ledger
@@ -69,6 +71,7 @@ class World:
             horizon_ns=SETTINGS.horizon_ns or 0,
             sensors=list,
             zone="FRA",
+            listeners=listeners,
         )
         self.pipeline.begin()
         # As a sensor does when it opens.

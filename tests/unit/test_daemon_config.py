@@ -93,6 +93,23 @@ def test_a_wrong_key_is_refused_by_name(text: str, said: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://root:hunter2@h:4318",
+        "http://root:hun/ter2@h",
+        "http://hunter2@h",
+        "root:hunter2@h:4318",
+        "http://root:hunter2@" + "h" * 80,
+    ],
+)
+@pytest.mark.parametrize("key", ["otlp]\nendpoint", "prometheus]\nlisten"])
+def test_a_secret_in_an_address_is_refused_without_being_shown(key: str, url: str) -> None:
+    with pytest.raises(InputError, match=r"must be .*, not '(http://)?\*\*\*@h") as refused:
+        parse(f'[{key} = "{url}"')
+    assert not any(secret in str(refused.value) for secret in ("hun", "ter2", "root"))
+
+
 def test_values_are_bound_in_their_types() -> None:
     config = parse(
         "[ledger]\npath = '/l.db'\nraw_days = 2\n[collect]\nsocket_mode = 0o600\n"

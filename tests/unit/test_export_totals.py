@@ -118,6 +118,23 @@ def test_windows_are_remembered_as_long_as_they_can_be_restated() -> None:
     assert (exported(totals), totals.standing().unseen) == ({"a": 1002}, 1)
 
 
+@pytest.mark.parametrize("before", [None, 0, 3])
+def test_an_hour_in_one_page_after_an_outage_is_counted_and_forgotten(before: int | None) -> None:
+    hour_ns = 3600 * NS_PER_S
+    totals = Totals(None if before is None else T0_NS - CLOCK.epoch_ns)
+    for window in range(before or 0):
+        totals.add(a_page(window, {"a": (5, 1)}))
+    void = balanced_page(T0_NS + hour_ns, T0_NS + 2 * hour_ns, [], late=2)
+    totals.add(void)
+    totals.add(a_page(1440, {"a": (7, 1)}))
+    assert exported(totals) == {"a": 5 * (before or 0) + 7}
+    assert exported(totals, Quantity.LATE_EVENTS) == {"": 2}
+    # No longer in reach, and so not counted a second time.
+    totals.add(void)
+    assert exported(totals, Quantity.LATE_EVENTS) == {"": 2}
+    assert totals.standing().unseen == 1
+
+
 def test_a_stepped_wall_clock_restates_nothing() -> None:
     totals = Totals()
     totals.add(a_page(0, {"a": (5, 1)}))

@@ -163,6 +163,18 @@ def test_one_wild_value_is_a_fault_and_the_next_good_one_goes_on(tmp_path: Path)
     host.sensor.close()
 
 
+@pytest.mark.parametrize("garbage", ["garbage\n", "40000000000\n"])
+def test_a_wrap_behind_one_bad_reading_is_let_through(tmp_path: Path, garbage: str) -> None:
+    host = Host(tmp_path, (("intel-rapl:0", "package-0", NARROW_UJ - 10, NARROW_UJ),))
+    host.sensor.open()
+    host.after(0.1)
+    host.powercap.write("intel-rapl:0", garbage)
+    assert isinstance(host.after(0.1)["cpu0"], str)
+    host.powercap.set("intel-rapl:0", 20)
+    assert host.after(0.1) == {"cpu0": 20}
+    host.sensor.close()
+
+
 def test_a_counter_that_stands_still_is_a_fault_until_it_moves(tmp_path: Path) -> None:
     host = Host(tmp_path, layouts.DRAM_ON_ONE)
     host.sensor.open()

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,66 @@ def test_windows_add_up_at_any_second_whatever_was_metered(cells: list[Cell], se
             for edges in ((start_ns, end_ns), (start_ns, middle_ns), (middle_ns, end_ns))
         ]
     assert told[0] == tuple(a + b for a, b in zip(told[1], told[2], strict=True))
+
+
+SPAN_NS = PAGES * W_NS
+EDGE = st.one_of(
+    st.integers(0, SPAN_NS),
+    st.builds(
+        lambda second, off_ns: min(max(second * NS_PER_S + off_ns, 0), SPAN_NS),
+        st.integers(0, PAGES * 5),
+        st.integers(-2, 2),
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    LEDGERS,
+    st.lists(EDGE, min_size=3, max_size=5, unique=True),
+    st.sampled_from([0, 1, 370_000_000, NS_PER_S - 1]),
+)
+def test_windows_add_up_at_any_nanosecond(
+    cells: list[Cell], edges: list[int], off_grid_ns: int
+) -> None:
+    edges_ns = [FIRST_NS + edge for edge in sorted(edges)]
+    pages = [page(FIRST_NS + off_grid_ns + at * W_NS, cell) for at, cell in enumerate(cells)]
+    with ledger(pages) as store:
+        whole, *parts = (
+            figures(usage_statement(store, UsageQuery(window=Window(*stretch))).node)
+            for stretch in ((edges_ns[0], edges_ns[-1]), *pairwise(edges_ns))
+        )
+    assert whole == tuple(map(sum, zip(*parts, strict=True)))
+
+
+def test_a_sliver_of_a_second_is_judged_by_the_whole_second() -> None:
+    # Three accounts share the node's time: of a nanosecond each has none, and the meter has it.
+    shared = replace(
+        page(FIRST_NS, full(gpu0=500, node0=900)),
+        postings=tuple(
+            posting(FIRST_NS, FIRST_NS + W_NS, amounts, device=name, to=account(job=job))
+            for name, energy_uj in (("gpu0", 500_000_000), ("node0", 900_000_000))
+            for job, amounts in (
+                ("a", Amounts(0, energy_uj, W_NS // 4)),
+                ("b", Amounts(0, 0, W_NS // 4)),
+                ("c", Amounts(0, 0, W_NS // 4)),
+                ("d", Amounts(0, 0, W_NS // 4)),
+            )
+        ),
+    )
+    edges_ns = [FIRST_NS + offset for offset in (0, 1, 10**9 + 1, 10**9 + 2, W_NS)]
+    with ledger([shared]) as store:
+        parts = [
+            figures(usage_statement(store, UsageQuery(window=Window(*stretch))).node)
+            for stretch in pairwise(edges_ns)
+        ]
+    assert [part[3] for part in parts] == [1, 10**9, 1, W_NS - 10**9 - 2]
+    assert tuple(map(sum, zip(*parts, strict=True))) == (
+        900_000_000,
+        500_000_000,
+        400_000_000,
+        W_NS,
+    )
 
 
 @settings(max_examples=5, deadline=None)

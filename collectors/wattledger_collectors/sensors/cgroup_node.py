@@ -78,7 +78,9 @@ def settle(living: Iterable[Node], dead: Iterable[Node], *, sure: bool) -> None:
 
     What a group spent between its last read and its end is left over in the folder it lay in,
     which counts its dead. Where all else in that folder is known (`sure`: no node is missing) and
-    just one group died, that is whose it was; where several did nobody can say.
+    just one group died, that is whose it was; where several did nobody can say. A group that was
+    born and died between two samples was never seen: if just one other died in that interval, that
+    one is charged for both.
     """
     nodes = sorted((*living, *dead), key=lambda node: len(node.path))
     by_path = {node.path: node for node in nodes if node.dead}

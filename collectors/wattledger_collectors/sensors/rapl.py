@@ -67,15 +67,20 @@ class _Zone:
             raise ValueError(f"{raw[:16]!r} is not a counter")
         return int(raw)
 
-    def checked_uj(self, now_ns: int) -> int:
-        """As `read_uj`; ValueError too for what no CPU can have used since the last reading."""
-        return self._trend.checked(self.read_uj(), now_ns)
+    def checked_uj(self, asked_ns: int, clock: MonotonicClock) -> tuple[int, int]:
+        """As `read_uj`, with its stamp; ValueError too for what no CPU can have used since."""
+        energy_uj = self.read_uj()
+        t_ns = clock()
+        return self._trend.checked(energy_uj, t_ns, t_ns - asked_ns), t_ns
 
-    def failed(self, now_ns: int) -> None:
+    def failed(self, now_ns: int, why: Exception) -> None:
         """Let go of the file: what it says after this may be another count."""
         self.close()
         self.backoff.failed(now_ns)
-        self._trend.broken()
+        if isinstance(why, OSError):
+            self._trend.broken()
+        else:
+            self._trend.doubted()
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -148,13 +153,13 @@ class RaplSensor:
             if zone.backoff.waiting(now_ns):
                 continue
             try:
-                energy_uj = zone.checked_uj(now_ns)
+                energy_uj, t_ns = zone.checked_uj(now_ns, self._clock)
             except (OSError, ValueError) as failed:
-                zone.failed(now_ns)
+                zone.failed(now_ns, failed)
                 reason = f"{zone.path}: {failed}"
                 readings.append(ReadFault(zone.device.device, self._clock(), reason))
                 continue
-            readings.append(CounterReading(zone.device.device, self._clock(), energy_uj))
+            readings.append(CounterReading(zone.device.device, t_ns, energy_uj))
             if zone.backoff.failing:
                 zone.backoff.worked()
         return readings

@@ -92,6 +92,10 @@ class Exports:
         self._snapshot = snapshot
         self._figures = Figures(self._identity, standing, snapshot)
 
+    def dropped(self) -> None:
+        """Tell nothing from now on, rather than totals that stand still."""
+        self._figures = self._snapshot = None
+
 
 def examine(config: DaemonConfig) -> list[tuple[str, str]]:
     """What each exporter would do, a line each for `--check`; nothing is bound or sent.

@@ -141,8 +141,9 @@ class Totals:
         if self._booked_until_ns is not None and end_ns <= self._booked_until_ns:
             return
         self._booked_until_ns = end_ns
-        # In order of their starts: each was put in when it was first booked.
-        while (oldest_ns := next(iter(self._said))) < end_ns - self._horizon_ns:
+        # In order of their starts: each was put in when it was first booked. A page longer than
+        # the horizon (a void hour) leaves none, itself included: it cannot be restated either.
+        while self._said and (oldest_ns := next(iter(self._said))) < end_ns - self._horizon_ns:
             del self._said[oldest_ns]
 
     def _numbered(self, amounts: Iterable[tuple[Series, int]]) -> Counter[int]:

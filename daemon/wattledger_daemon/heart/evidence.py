@@ -26,6 +26,7 @@ from wattledger.records import (
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
 from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
+from wattledger_daemon.heart.tenures import Tenures
 from wattledger_daemon.heart.timeline import Timeline
 
 _KIND_ORDER = (DeviceKind.GPU, DeviceKind.CPU, DeviceKind.DRAM, DeviceKind.NODE)
@@ -88,7 +89,7 @@ class EvidenceBook:
         self._meters: dict[str, Meter] = {}
         self._uses: dict[str, Timeline[UseRecord]] = defaultdict(Timeline)
         self._pids_seen_ns: dict[str, dict[int, int]] = defaultdict(dict)
-        self._processes: dict[int, Process] = {}
+        self._tenures = Tenures()
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, CostModel] = {}
         self._steps: dict[str, Timeline[Step]] = defaultdict(Timeline)
@@ -178,21 +179,15 @@ class EvidenceBook:
         return touched
 
     def _take_process(self, process: Process) -> None:
-        """What is known of a living process is kept; another start time is another process."""
-        known = self._processes.get(process.pid)
-        if known is not None and process.start in (known.start, 0):
-            process = Process(
-                process.pid,
-                known.start,
-                process.workload if process.workload is not None else known.workload,
-                process.job if process.job is not None else known.job,
-            )
-        elif known is not None and known.start:
-            for name, engine in self._engines.items():
-                if process.pid in engine.pids:
-                    pids = tuple(pid for pid in engine.pids if pid != process.pid)
-                    self._engines[name] = replace(engine, pids=pids)
-        self._processes[process.pid] = process
+        """An engine loses a pid with the process that it was registered for."""
+        if not self._tenures.tell(process, self.latest_ns):
+            return
+        for name, engine in sorted(self._engines.items()):
+            if process.pid in engine.pids:
+                self.token_device(engine)
+                self._tenures.part(process.pid, name)
+                pids = tuple(pid for pid in engine.pids if pid != process.pid)
+                self._engines[name] = replace(engine, pids=pids)
 
     # -------------------------------------------------------------------- answers
 
@@ -210,9 +205,9 @@ class EvidenceBook:
         return sorted(self._devices.values(), key=natural_order)
 
     @property
-    def processes(self) -> dict[int, Process]:
-        """Known processes by pid."""
-        return self._processes
+    def tenures(self) -> Tenures:
+        """Who had a pid when."""
+        return self._tenures
 
     def meter(self, device: str) -> Meter:
         """The meter of a known device."""
@@ -236,6 +231,7 @@ class EvidenceBook:
                     key=lambda step: (step.start_ns, step.end_ns, step.seq),
                 ),
                 self.token_device(engine),
+                *self._tenures.owner_of(engine, start_ns),
             )
             for name, engine in sorted(self._engines.items())
         ]
@@ -288,7 +284,7 @@ class EvidenceBook:
     def roster(self) -> Iterator[Evidence]:
         """Who and what is known, apart from any stretch of time."""
         yield from self.devices
-        yield from self._processes.values()
+        yield from self._tenures
         yield from self._engines.values()
         for name, cost in self._costs.items():
             yield PinnedCost(name, cost)
@@ -314,15 +310,17 @@ class EvidenceBook:
             self._finished.discard(ended.finish)
         for device, seen_ns in self._pids_seen_ns.items():
             self._pids_seen_ns[device] = {p: at for p, at in seen_ns.items() if at >= t_ns}
+        self._tenures.forget_before(t_ns)
         self._forget_gone()
 
     def _forget_gone(self) -> None:
         alive = {pid for seen_ns in self._pids_seen_ns.values() for pid in seen_ns}
         for name, engine in list(self._engines.items()):
-            if not self._steps[name] and alive.isdisjoint(engine.pids):
+            working = self._steps[name] or self._tenures.has_left(name)
+            if not working and alive.isdisjoint(engine.pids):
                 del self._engines[name]
                 self._token_devices.pop(name, None)
                 self._steps.pop(name, None)
                 self._step_keys.pop(name, None)
         alive.update(pid for engine in self._engines.values() for pid in engine.pids)
-        self._processes = {p: who for p, who in self._processes.items() if p in alive}
+        self._tenures.keep(alive)

@@ -19,7 +19,7 @@ from wattledger.records import (
     Quality,
 )
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
-from wattledger_daemon.heart.attribution.window import Entry, WindowBooks, owner_of
+from wattledger_daemon.heart.attribution.window import Entry, WindowBooks
 from wattledger_daemon.heart.evidence import EvidenceBook
 from wattledger_daemon.heart.metering import Incident, Meter
 
@@ -48,12 +48,12 @@ def make_page(
     """The page of a window in which the devices were as `seen`; the same in, the same page."""
     devices = [item.device for item in seen]
     engines = evidence.engine_windows(window.start_ns, window.end_ns)
-    books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.processes)
+    books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.tenures)
     dating = _Dating(window, seen)
     finishes = evidence.finishes(window.start_ns, window.end_ns)
     postings = (
         *dating.postings(books.entries(seen)),
-        *_finish_postings(evidence, window.clock, finishes, devices),
+        *_finish_postings(evidence, window, finishes, devices),
     )
     return Page(
         clock=window.clock,
@@ -67,7 +67,7 @@ def make_page(
         ),
         postings=_by_account(postings),
         request_postings=tuple(p for p in postings if p.request is not None),
-        finished=tuple(_finished(evidence, window.clock, finish) for finish in finishes),
+        finished=tuple(_finished(evidence, window, finish) for finish in finishes),
         late=counts.late,
         duplicates=counts.duplicates,
         dropped=counts.dropped,
@@ -139,7 +139,7 @@ def _plus(one: Amounts, other: Amounts) -> Amounts:
 
 
 def _finish_postings(
-    evidence: EvidenceBook, clock: Clock, finishes: Sequence[Finish], devices: Sequence[Device]
+    evidence: EvidenceBook, window: Window, finishes: Sequence[Finish], devices: Sequence[Device]
 ) -> tuple[Posting, ...]:
     """A posting at the instant of each finish: no energy, one request, its cached tokens."""
     known = {device.device: device for device in devices}
@@ -149,7 +149,7 @@ def _finish_postings(
         name = evidence.token_device(engine)
         if name is None:
             continue
-        workload, job = owner_of(engine, evidence.processes)
+        workload, job = evidence.tenures.owner_of(engine, window.start_ns)
         account = Account(
             Activity.DECODE if finish.decode_tokens else Activity.PREFILL,
             Quality.ESTIMATED if known[name].estimated else Quality.MEASURED,
@@ -160,22 +160,22 @@ def _finish_postings(
             finish.engine,
             engine.model,
         )
-        t_ns = clock.epoch_ns + finish.t_ns
+        t_ns = window.clock.epoch_ns + finish.t_ns
         amounts = Amounts(cached_tokens=finish.cached_tokens, requests=1)
         found.append(Posting(name, account, t_ns, t_ns + 1, amounts, finish.request))
     return tuple(found)
 
 
-def _finished(evidence: EvidenceBook, clock: Clock, finish: Finish) -> FinishedRequest:
+def _finished(evidence: EvidenceBook, window: Window, finish: Finish) -> FinishedRequest:
     engine = evidence.engine(finish.engine)
-    workload, job = owner_of(engine, evidence.processes)
+    workload, job = evidence.tenures.owner_of(engine, window.start_ns)
     return FinishedRequest(
         finish.request,
         finish.engine,
         engine.model,
         workload,
         job,
-        clock.epoch_ns + finish.t_ns,
+        window.clock.epoch_ns + finish.t_ns,
         finish.prompt_tokens,
         finish.cached_tokens,
         finish.decode_tokens,

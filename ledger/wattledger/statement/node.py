@@ -1,10 +1,11 @@
 """The whole node's meter held against the sum of its parts: what of it nobody meters.
 
-Both are compared only where both are known, second by second of the UTC grid, so that windows
-add up: there the node's meter and every part fill the second. A part is one that was metered in
-that UTC hour: one that falls silent takes the rest of the hour out of the comparison, instead of
-seeming unmetered. Of two meters of one node Redfish's (`node1`) is taken where it is there, and
-never both. Nothing is clamped: a node below its parts is told as it is.
+Both are compared only where both are known, second by second of the UTC grid, so that windows add
+up: there the node's meter and every part fill the second. A second that an edge of the window cuts
+is judged whole, then shared out. A part is one that was metered in that UTC hour: one that falls
+silent takes the rest of the hour out of the comparison, instead of seeming unmetered. Of two meters
+of one node Redfish's (`node1`) is taken where it is there, and never both. Nothing is clamped: a
+node below its parts is told as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from wattledger.apportion import between
 from wattledger.records import NS_PER_S, UJ_PER_J, DeviceKind
 from wattledger.statement.query import UsageQuery
 from wattledger.store.protocol import Books, Filters, MeteredSlice, MeterSeries, Store, glob_match
@@ -110,17 +112,34 @@ def node_balance(store: Store, query: UsageQuery, books: Books) -> NodeBalance |
     """
     if query.filters != Filters(host=query.filters.host):
         return None
-    hosts = {
+    hosts = _with_node(books, query)
+    # A sliver of a second may round to no metered time, and belongs to that second all the same.
+    nearby = hosts.union(
+        *(_with_node(store.books(*second), query) for second in _cut_seconds(query.window))
+    )
+    if not nearby:
+        return None
+    found = _Comparison(store, query.window, nearby).run()
+    told = [found[host] for host in sorted(nearby) if host in hosts or found[host].known_ns]
+    return NodeBalance(query.window, tuple(told)) if told else None
+
+
+def _with_node(books: Books, query: UsageQuery) -> set[str]:
+    """Hosts asked for whose node's meter has data in these books."""
+    return {
         book.host
         for book in books.devices
         if book.device.kind is DeviceKind.NODE
         and book.metered_ns
         and glob_match(query.filters.host, book.host)
     }
-    if not hosts:
-        return None
-    found = _Comparison(store, query.window, hosts).run()
-    return NodeBalance(query.window, tuple(found[host] for host in sorted(hosts)))
+
+
+def _cut_seconds(window: Window) -> set[Stretch]:
+    """The seconds of the grid that an edge of the window goes through."""
+    edges_ns = (window.start_ns, window.end_ns)
+    starts_ns = {_floor(edge, NS_PER_S) for edge in edges_ns if edge % NS_PER_S}
+    return {(start_ns, start_ns + NS_PER_S) for start_ns in starts_ns}
 
 
 class _Comparison:
@@ -149,40 +168,46 @@ class _Comparison:
         return self._found
 
     def _hours(self) -> dict[Stretch, set[str]]:
-        """The hours of the window, cut to it; what is to be expected is told by whole hours."""
-        window = self._window
-        hours = _cut((_floor(window.start_ns), -_floor(-window.end_ns)), _HOUR_NS)
+        """The window's hours, and the seconds that it cuts, whole.
+
+        What is to be expected is told by whole hours.
+        """
+        start_ns, end_ns = self._window.start_ns, self._window.end_ns
+        hours = _cut((_floor(start_ns, _HOUR_NS), -_floor(-end_ns, _HOUR_NS)), _HOUR_NS)
         told = self._ask({hour: set(self._found) for hour in hours})
         for (hour, host), meters in told.items():
             parts = {name for name, meter in meters.items() if not meter.is_node}
             self._expected[host, hour[0]] = parts
-        return {
-            (max(start_ns, window.start_ns), min(end_ns, window.end_ns)): set(self._found)
-            for start_ns, end_ns in hours
-        }
+        edges_ns = {edge for edge, _ in hours if start_ns < edge < end_ns}
+        for edge in (start_ns, end_ns):
+            edges_ns |= {_floor(edge, NS_PER_S), -_floor(-edge, NS_PER_S)}
+        return {stretch: set(self._found) for stretch in pairwise(sorted(edges_ns))}
 
     def _settled(self, host: str, stretch: Stretch, meters: Mapping[str, _Meter]) -> bool:
         """Count a stretch that is plain; False where a finer look may find more."""
         length_ns = stretch[1] - stretch[0]
         nodes = sorted((name for name, meter in meters.items() if meter.is_node), reverse=True)
-        expected = self._expected.get((host, _floor(stretch[0])), set())
+        expected = self._expected.get((host, _floor(stretch[0], _HOUR_NS)), set())
         parts = [meters.get(name, _SILENT) for name in expected]
         if not nodes or not parts or not all(part.device_ns for part in parts):
             return True
         full = [name for name in nodes if meters[name].device_ns >= length_ns]
         known = bool(full) and all(part.device_ns >= length_ns for part in parts)
         if known and (full[0] == nodes[0] or length_ns <= NS_PER_S):
-            self._add(host, length_ns, meters[full[0]], parts)
+            self._add(host, stretch, meters[full[0]], parts)
             return True
         return length_ns <= NS_PER_S
 
-    def _add(self, host: str, length_ns: int, node: _Meter, parts: Iterable[_Meter]) -> None:
+    def _add(self, host: str, stretch: Stretch, node: _Meter, parts: Iterable[_Meter]) -> None:
         known = self._found[host]
+        start_ns = max(stretch[0], self._window.start_ns)
+        end_ns = min(stretch[1], self._window.end_ns)
+        parts_uj = sum(part.energy_uj for part in parts)
         self._found[host] = replace(
             known,
-            energy_uj=known.energy_uj + node.energy_uj,
-            parts_uj=known.parts_uj + sum(part.energy_uj for part in parts),
-            known_ns=known.known_ns + length_ns,
+            energy_uj=known.energy_uj + between(node.energy_uj, *stretch, start_ns, end_ns),
+            parts_uj=known.parts_uj + between(parts_uj, *stretch, start_ns, end_ns),
+            known_ns=known.known_ns + end_ns - start_ns,
         )
 
     def _ask(self, wanted: Mapping[Stretch, set[str]]) -> Told:
@@ -213,8 +238,8 @@ class _Comparison:
         )
 
 
-def _floor(t_ns: int) -> int:
-    return t_ns - t_ns % _HOUR_NS
+def _floor(t_ns: int, unit_ns: int) -> int:
+    return t_ns - t_ns % unit_ns
 
 
 def _cut(stretch: Stretch, unit_ns: int) -> list[Stretch]:

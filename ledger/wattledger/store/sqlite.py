@@ -199,6 +199,16 @@ class SqliteLedger:
                 self._names.forget()
             return deleted
 
+    def kept_ns(self) -> int:
+        """From when on pages can be booked, UTC ns; 0 where nothing was ever pruned."""
+        with self._transaction() as conn:
+            return read_kept(conn).raw_ns
+
+    def wait_at_most(self, busy_s: float) -> None:
+        """Wait no longer than this for another process's write from now on."""
+        with self._turn:
+            self._conn.execute(f"PRAGMA busy_timeout = {round(busy_s * 1000)}")
+
     def last_page(self, host: str) -> tuple[Clock, int] | None:
         """The clock that a host's daemon last booked by, and the end of its latest page, UTC ns."""
         with self._transaction() as conn:

@@ -18,7 +18,6 @@ from wattledger.records import (
     CostModel,
     Device,
     Engine,
-    Process,
     Quality,
     Step,
     UseRecord,
@@ -27,16 +26,19 @@ from wattledger_daemon.heart.attribution.cost import mixes, phase_shares
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, Laid, lay, stretches_by_use
 from wattledger_daemon.heart.attribution.shares import Holder, Nobody, Owner, shares_of
 from wattledger_daemon.heart.attribution.steps import BusyTime, Quantities
+from wattledger_daemon.heart.tenures import Tenures
 
 
 @dataclass(frozen=True, slots=True)
 class EngineWindow:
-    """What is known of one engine in a window; `token_device` carries its tokens."""
+    """What is known of one engine in a window, and whose it is; `token_device` has its tokens."""
 
     engine: Engine
     cost: CostModel
     steps: Sequence[Step]
     token_device: str | None
+    workload: str | None
+    job: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,14 @@ class WindowBooks:
         start_ns: int,
         end_ns: int,
         engines: Sequence[EngineWindow],
-        processes: Mapping[int, Process],
+        tenures: Tenures,
     ) -> None:
         self._start_ns, self._end_ns = start_ns, end_ns
         self._engines = {item.engine.engine: item for item in engines}
         self._engine_of_pid = {
             pid: item.engine.engine for item in engines for pid in item.engine.pids
         }
-        self._processes = processes
+        self._tenures = tenures
         self._mixes = {name: mixes(item.steps, item.cost) for name, item in self._engines.items()}
         self._busy = {
             name: BusyTime(item.steps, item.cost, start_ns, end_ns)
@@ -115,6 +117,7 @@ class WindowBooks:
         for interval, quantity in laid:
             by_quality[interval.quality].add(quantity, 1.0)
         engines: dict[str, _Weights] = {}
+        end_ns = use.end_ns if use is not None else self._end_ns
         # Not a set: the order of float sums must be the same in every run.
         for holder in dict.fromkeys([*shares.static, *shares.dynamic, *shares.time]):
             weights = (
@@ -122,7 +125,7 @@ class WindowBooks:
                 shares.dynamic.get(holder, 0.0),
                 shares.time.get(holder, 0.0),
             )
-            engine = self._engine_of_pid.get(holder) if isinstance(holder, int) else None
+            engine = self._engine_of(holder, end_ns)
             if engine is not None:
                 held = engines.get(engine, (0.0, 0.0, 0.0))
                 engines[engine] = (
@@ -132,22 +135,30 @@ class WindowBooks:
                 )
                 continue
             for quality, quantity in by_quality.items():
-                account = self._holder_account(draft.device, holder, shares.method, quality)
+                account = Account(
+                    Activity.PROCESS, quality, shares.method, draft.device.static_basis
+                )
+                account = self._held(account, holder, end_ns)
                 draft.parts[account, None].add(_scaled(quantity, weights), 1.0)
         for engine, weights in engines.items():
             self._to_steps(draft, engine, weights, laid, shares.basis)
 
-    def _holder_account(
-        self, device: Device, holder: Holder, method: str, quality: Quality
-    ) -> Account:
-        account = Account(Activity.PROCESS, quality, method, device.static_basis)
+    def _engine_of(self, holder: Holder, end_ns: int) -> str | None:
+        """The engine that a holder lived in at the end of a use record."""
+        if not isinstance(holder, int):
+            return None
+        former = self._tenures.former(holder, end_ns)
+        return self._engine_of_pid.get(holder) if former is None else former.engine
+
+    def _held(self, account: Account, holder: Holder, end_ns: int) -> Account:
+        """An account as that of a holder at the end of a use record."""
         if holder is Nobody.SYSTEM:
             return replace(account, workload="system")
         if isinstance(holder, Nobody):
             return replace(account, activity=Activity(holder.value))
         if isinstance(holder, Owner):
             return replace(account, workload=holder.workload, job=holder.job)
-        process = self._processes.get(holder)
+        process = self._tenures.at(holder, end_ns)
         if process is None:
             return account
         return replace(account, workload=process.workload, job=process.job)
@@ -196,7 +207,6 @@ class WindowBooks:
         self, device: Device, engine: str, activity: Activity, quality: Quality, basis: str = ""
     ) -> Account:
         item = self._engines[engine]
-        workload, job = owner_of(item.engine, self._processes)
         phased = activity in (Activity.PREFILL, Activity.DECODE)
         method = item.cost.method if phased else "steps"
         return Account(
@@ -204,8 +214,8 @@ class WindowBooks:
             quality=quality,
             method=f"{method}/{basis}" if basis else method,
             static_basis=device.static_basis,
-            workload=workload,
-            job=job,
+            workload=item.workload,
+            job=item.job,
             engine=engine,
             model=item.engine.model,
         )
@@ -261,15 +271,6 @@ class WindowBooks:
             ):
                 if count and (inside := between(count, *window)):
                     counts[tokens.request, activity] += inside * times
-
-
-def owner_of(engine: Engine, processes: Mapping[int, Process]) -> tuple[str | None, str | None]:
-    """(workload, job) of an engine: that of its first process that has either."""
-    for pid in engine.pids:
-        process = processes.get(pid)
-        if process is not None and (process.workload is not None or process.job is not None):
-            return process.workload, process.job
-    return None, None
 
 
 def _static_uj(device: Device, energy_uj: int, length_ns: int) -> int:
