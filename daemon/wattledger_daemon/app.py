@@ -242,7 +242,7 @@ class Daemon:
         logs.set_level(config.log.level)
         pipeline.retention = config.ledger.retention
         if config.power.static_w != before.power.static_w:
-            self._intake.offer(self._bank.set_static_w(config.power.static_w))
+            self._bank.set_static_w(config.power.static_w)
         costs = dict.fromkeys(before.cost, DEFAULT_COST_MODEL) | dict(config.cost)
         if config.cost != before.cost:
             self._intake.offer([PinnedCost(engine, cost) for engine, cost in costs.items()])

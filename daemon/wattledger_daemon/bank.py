@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -22,13 +22,23 @@ from wattledger_collectors.sensors.protocol import (
 from wattledger_daemon.beats import Beat
 from wattledger_daemon.config import DaemonConfig
 from wattledger_daemon.logs import event
-from wattledger_daemon.sampling import Emit, Polled, SensorHealth, SensorRunner, SensorState, Source
+from wattledger_daemon.sampling import (
+    MEASURED,
+    Emit,
+    Polled,
+    SensorHealth,
+    SensorRunner,
+    SensorState,
+    Source,
+)
 
 _LOG = logging.getLogger(__name__)
 SENSORS = "wattledger.sensors"
 USE_SENSORS = "wattledger.use_sensors"
 _STOP_S = 1.0
 _CPU_METERS = frozenset({"rapl", "hwmon"})
+_ESTIMATE = "estimate"
+_WAITS_NS = 10 * NS_PER_S
 
 T = TypeVar("T")
 Makers = Mapping[str, Callable[[SensorSettings], T]]
@@ -57,8 +67,9 @@ def _find(group: str) -> Makers[T]:
 class SensorBank:
     """The runners of all sensors, and what joins them.
 
-    The estimate stands in where RAPL gives no CPU. CPU use is told of the devices that are
-    metered, and of the processes that hold GPUs.
+    The estimate stands in where RAPL gives no CPU, and goes as soon as it does: the books never
+    hear of a CPU from both. CPU use is told of the devices that are metered, and of the processes
+    that hold GPUs.
     """
 
     def __init__(
@@ -70,7 +81,13 @@ class SensorBank:
     ) -> None:
         self._static_w = config.power.static_w
         self._required = config.sensors.named("require")
+        self._emit = emit
         self._beats: list[Beat] = []
+        self._beats_lock = threading.Lock()
+        self._stopped = False
+        # Held while anything is told of a CPU that is estimated, and to say that one is measured.
+        self._cpu_lock = threading.Lock()
+        self._cpu_measured = False
         settings = SensorSettings(
             period_s=config.sampling.period_s,
             use_period_s=config.sampling.use_period_s,
@@ -81,9 +98,7 @@ class SensorBank:
         )
         off = config.sensors.named("off")
         self._runners = {
-            name: SensorRunner(
-                Source.of(make(settings)), emit, wanted=self._wanted(name), dress=self._dress
-            )
+            name: self._runner(name, make(settings))
             for name, make in found.items()
             if name not in off
         }
@@ -99,16 +114,31 @@ class SensorBank:
             for sensor in self._use_sensors
         ]
 
+    def _runner(self, name: str, sensor: Sensor) -> SensorRunner:
+        source = Source.of(sensor)
+        if name == _ESTIMATE:
+            return SensorRunner(
+                source, self._emit_estimate, wanted=self._estimate_wanted, dress=self._dress
+            )
+        if name in _CPU_METERS:
+            return SensorRunner(source, self._emit, found=self._claim_cpu, dress=self._dress)
+        return SensorRunner(source, self._emit, dress=self._dress)
+
     @property
     def runners(self) -> list[SensorRunner]:
         """Every runner, those others depend on first."""
-        energy = sorted(self._runners.items(), key=lambda item: item[0] == "estimate")
+        energy = sorted(self._runners.items(), key=lambda item: item[0] == _ESTIMATE)
         return [*(runner for _, runner in energy), *self._users]
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """Every device that is metered now."""
-        return tuple(device for runner in self._runners.values() for device in runner.devices)
+        return tuple(
+            device
+            for name, runner in self._runners.items()
+            if not (name == _ESTIMATE and self._cpu_measured)
+            for device in runner.devices
+        )
 
     def health(self) -> list[SensorHealth]:
         """How every sensor is doing."""
@@ -140,7 +170,9 @@ class SensorBank:
 
     def stop(self) -> None:
         """Stop every sensor within a second; one that blocks is left behind."""
-        beats = list(self._beats)
+        with self._beats_lock:
+            self._stopped = True
+            beats = list(self._beats)
         for beat in beats:
             beat.ask_to_stop()
         until_ns = time.monotonic_ns() + int(_STOP_S * NS_PER_S)
@@ -148,10 +180,15 @@ class SensorBank:
             beat.join(max(0.0, (until_ns - time.monotonic_ns()) / NS_PER_S))
 
     def _spawn(self, runners: tuple[SensorRunner, ...], name: str = "") -> None:
-        beat = Beat(name or f"sensor-{runners[0].name}", runners, self._spawn)
-        # Appending is atomic: the pipeline thread and the beats themselves may come here at once.
-        self._beats.append(beat)
-        beat.start()
+        with self._beats_lock:
+            if not self._stopped:
+                beat = Beat(name or f"sensor-{runners[0].name}", runners, self._spawn)
+                self._beats.append(beat)
+                beat.start()
+                return
+        # Nobody would stop it any more; what was polled is not lost for that.
+        for runner in runners:
+            runner.flush()
 
     def close(self) -> None:
         """Release every sensor of a bank that was never started."""
@@ -166,9 +203,12 @@ class SensorBank:
                 sensor.track(known)
 
     def set_static_w(self, static_w: Mapping[str, float]) -> tuple[Device, ...]:
-        """Take another idle power per device; returns every device as it is known now."""
+        """Take another idle power per device; tells and returns every device as it is now."""
         self._static_w = static_w
-        return self.devices
+        with self._cpu_lock:
+            devices = self.devices
+            self._emit(devices)
+        return devices
 
     def _dress(self, device: Device) -> Device:
         static_w = self._static_w.get(device.device)
@@ -176,16 +216,28 @@ class SensorBank:
             return device
         return replace(device, static_w=static_w, static_basis=StaticBasis.CONFIG)
 
-    def _wanted(self, name: str) -> Callable[[], bool | None]:
-        return self._estimate_wanted if name == "estimate" else lambda: True
-
-    def _estimate_wanted(self) -> bool | None:
-        """Whether no other sensor meters the CPU; None until those that could have said so."""
-        others = [runner for name, runner in self._runners.items() if name in _CPU_METERS]
-        settled = [runner for runner in others if runner.settled]
-        if any(device.kind is DeviceKind.CPU for runner in settled for device in runner.devices):
+    def _estimate_wanted(self) -> bool | str:
+        """Whether no other sensor meters the CPU, or which of them may yet say that it does."""
+        if self._cpu_measured:
             return False
-        return True if len(settled) == len(others) else None
+        open_yet = [
+            name
+            for name, runner in self._runners.items()
+            if name in _CPU_METERS and not _spoke(runner)
+        ]
+        return f"waits for {', '.join(open_yet)}" if open_yet else True
+
+    def _claim_cpu(self, devices: tuple[Device, ...]) -> None:
+        """Note that these are measured, before the books hear of them: the estimate is silent."""
+        if any(device.kind is DeviceKind.CPU for device in devices):
+            with self._cpu_lock:
+                self._cpu_measured = True
+
+    def _emit_estimate(self, evidence: Sequence[Evidence]) -> bool:
+        with self._cpu_lock:
+            if self._cpu_measured:
+                raise Absent(MEASURED)
+            return self._emit(evidence)
 
     def _sampler(self, sensor: UseSensor) -> Callable[[], Polled]:
         """`sample`, told first of the devices; the processes that it finds on GPUs are tracked."""
@@ -200,3 +252,10 @@ class SensorBank:
             return records
 
         return sample
+
+
+def _spoke(runner: SensorRunner) -> bool:
+    """Whether a sensor has said what it meters, or has had its time to."""
+    if runner.stuck_ns:
+        return runner.stuck_ns > _WAITS_NS
+    return runner.settled or runner.state is SensorState.FAILING

@@ -85,11 +85,15 @@ class Beat:
             if not self._stop.is_set():
                 others = tuple(runner for runner in self._runners if runner is not late)
                 self._runners = (late,)
-            if busy_ns >= late.stuck_after_ns:
-                # Told once a turn: from here on nobody waits for its end.
+            stuck = busy_ns >= late.stuck_after_ns
+            if stuck:
+                # Once a turn: from here on nobody waits for its end.
                 self._busy = None
                 late.hang(self._since_ns)
         if others:
+            if not stuck:
+                mend = "it has its thread to itself"
+                _LOG.info(event("sensor_slow", sensor=late.name, mend=mend))
             self._spawn(others)
 
     def _rest_s(self) -> float:

@@ -345,7 +345,7 @@ class SensorRunner:
     # --------------------------------------------------------------- handing over
 
     def flush(self) -> bool:
-        """Hand over what was polled; False where `open` did not name its device, or none wants it."""
+        """Hand over what was polled; False where it is of an unknown device, or not wanted."""
         polled, self._pending = self._pending, []
         self._handed_ns = self._clock()
         try:

@@ -133,7 +133,7 @@ def test_a_stuck_sensor_keeps_its_thread_and_the_others_go_on() -> None:
         time.now_ns += 1
         beat.watch()
         beat.watch()
-        stuck_now[0] = True
+        stuck_now[0] = stuck.health.state is SensorState.STUCK
         raise Absent("gone at last")
 
     source = Source("stuck", 0.1, lambda: (GPU1,), poll, lambda: None)
@@ -142,6 +142,7 @@ def test_a_stuck_sensor_keeps_its_thread_and_the_others_go_on() -> None:
     before = 3
     beat.run()
     assert stuck_now == [True]
+    assert (stuck.health.state, stuck.health.failures) == (SensorState.ABSENT, 1)
     assert spawned.names == [["quick"]]
     assert len(quick_starts) == before, "two threads drove one sensor"
 
@@ -169,8 +170,11 @@ def test_a_sensor_that_blocks_for_ever_holds_up_nobody(caplog: pytest.LogCapture
 
     slow.open_with = block
     quick = FakeSensor([GPU1], [[CounterReading("gpu1", i, i)] for i in range(1000)], name="quick")
-    runners = [SensorRunner(Source.of(sensor), emit) for sensor in (slow, quick)]
-    beat = Beat("first", runners, spawn, clock=lambda: now_ns[0] + 2**62)
+    def clock() -> int:
+        return now_ns[0] + 2**62
+
+    runners = [SensorRunner(Source.of(sensor), emit, clock=clock) for sensor in (slow, quick)]
+    beat = Beat("first", runners, spawn, clock=clock)
     beat.start()
     assert blocked.wait(30)
     now_ns[0] += 5 * NS_PER_S
@@ -179,7 +183,7 @@ def test_a_sensor_that_blocks_for_ever_holds_up_nobody(caplog: pytest.LogCapture
     for each in (beat, *spawned):
         each.ask_to_stop()
     spawned[0].join(30)
-    assert (quick.closed, runners[0].health.state) == (1, SensorState.STARTING)
+    assert (quick.closed, runners[0].health.state) == (1, SensorState.STUCK)
     assert [m for m in caplog.messages if "sensor_stuck" in m and "sensor=slow" in m]
     released.set()
     beat.join(30)
