@@ -123,6 +123,21 @@ def test_nothing_is_learned_where_it_is_not_known_that_nobody_worked(why: str) -
     assert learned(GPU, *BUSY_GPUS[why], until_s=90) == []
 
 
+def test_a_counter_that_stands_still_teaches_nothing() -> None:
+    """70 W all along, but the counter stops telling for a while: no minute is below 70 W."""
+    accountant = Accountant(CLOCK, SETTINGS)
+    accountant.observe(GPU)
+    found = []
+    for second in range(240):
+        seen_s = 70 if 70 < second < 100 else second
+        accountant.observe(CounterReading("gpu0", ns(second), seen_s * 70 * 10**6))
+        accountant.observe(uses(second, second + 1)[0])
+        for page in accountant.due(ns(second)):
+            accountant.booked(page)
+        found += [device.static_w for device in accountant.take_learned()]
+    assert found == [70.0]
+
+
 def test_a_cpu_is_idle_while_at_most_a_twentieth_of_it_is_busy() -> None:
     power = watts((90, 40), device="cpu0")
 
@@ -196,7 +211,9 @@ def test_a_replay_takes_its_trace_at_its_word() -> None:
 
 STRETCH_S = 30
 HOLDERS = st.sampled_from(["nobody"] * 6 + ["held", "unknown"])
-LIVES = st.lists(st.tuples(st.integers(0, 400), HOLDERS), min_size=1, max_size=12)
+# At 0 W a counter stands still, and what it says later restates what a turn that was not
+# stalled has learned from already.
+LIVES = st.lists(st.tuples(st.integers(1, 400), HOLDERS), min_size=1, max_size=12)
 
 
 def life(stretches: list[tuple[int, str]]) -> list[list[Evidence]]:

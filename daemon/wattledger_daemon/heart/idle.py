@@ -46,7 +46,8 @@ def lesson_of(seen: DeviceWindow, start_ns: int, end_ns: int, *, stepped: bool) 
     if quiet is None:
         return None
     metered_ns = sum(interval.length_ns for interval in seen.intervals)
-    well = all(interval.quality in _METERED_WELL for interval in seen.intervals)
+    # A counter that stood still may yet tell of this window: its energy is not known now.
+    well = all(i.quality in _METERED_WELL and i.energy_uj for i in seen.intervals)
     if stepped or not quiet or not well or metered_ns != end_ns - start_ns:
         return Lesson(device, start_ns, end_ns, None)
     return Lesson(device, start_ns, end_ns, sum(i.energy_uj for i in seen.intervals))
