@@ -23,6 +23,7 @@ _STATES = {
     "absent": State.ABSENT,
     "denied": State.DENIED,
     "failing": State.FAILING,
+    "stuck": State.FAILING,
 }
 _SILENT_S = 30.0
 
@@ -111,7 +112,12 @@ def _sensor(status: SensorStatus) -> Finding:
     if status.period_s:
         told += f", one each {figure(status.period_s)} s"
     if state is State.FAILING:
-        return Finding(part, name, state, f"{status.reason}; {told}", figures=figures)
+        stuck = status.state == "stuck"
+        mend = (
+            "its driver does not answer: look what the kernel says of it (dmesg)" if stuck else ""
+        )
+        reason = f"stuck {status.reason}" if stuck else status.reason
+        return Finding(part, name, state, f"{reason}; {told}", mend, figures)
     if status.skipped > SKIPPED_SHARE * (status.reads + status.skipped):
         told += f"; {status.skipped} polls were skipped, as those before them took too long"
         mend = "raise sampling.period_s, or look what keeps the driver or this machine busy"

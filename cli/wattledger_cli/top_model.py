@@ -91,6 +91,7 @@ class Picture:
     devices: tuple[DeviceRow, ...]
     engines: tuple[EngineRow, ...]
     workloads: tuple[WorkloadRow, ...]
+    trouble: tuple[str, ...] = ()
 
     @property
     def power_w(self) -> float | None:
@@ -167,6 +168,9 @@ _VALUES: dict[Sort, Callable[[DeviceRow | EngineRow | WorkloadRow], float | None
 }
 
 
+_TROUBLE = ("failing", "stuck")
+
+
 def picture(status: Status) -> Picture:
     """A daemon's answer; one that is older than a field leaves it unknown."""
     booked = None
@@ -180,6 +184,11 @@ def picture(status: Status) -> Picture:
         tuple(map(_device, status.devices)),
         tuple(map(_engine, status.engines)),
         tuple(map(_workload, status.groups)),
+        tuple(
+            f"{sensor.sensor} is {sensor.state}: {sensor.reason}"
+            for sensor in status.sensors
+            if sensor.state in _TROUBLE
+        ),
     )
 
 

@@ -136,6 +136,8 @@ def _head(picture: Picture | None, shown: Shown, width: int, alert: str) -> list
         name = f"wattledger {printable(picture.host)}"
         lines.append(Line(f"{name}   {_power(picture)}", Style.TITLE))
         lines.append(Line(_behind(picture), Style.DIM))
+        if picture.trouble:
+            lines.append(Line(printable("; ".join(picture.trouble)), Style.ALERT))
     if alert:
         lines.append(Line(printable(alert), Style.ALERT))
     elif shown.paused:

@@ -67,7 +67,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise_limit()
         Daemon(config, arguments.config, environ).run()
     except WattledgerError as error:
-        sys.stderr.write(f"wattledgerd: {error}\n")
+        sys.stderr.write(f"wattledgerd: {logs.printable(str(error))}\n")
         return error.exit_status
     return 0
 

@@ -36,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 SENSORS = "wattledger.sensors"
 USE_SENSORS = "wattledger.use_sensors"
 _STOP_S = 1.0
+_REQUIRED_S = 10.0
 _CPU_METERS = frozenset({"rapl", "hwmon"})
 _ESTIMATE = "estimate"
 _WAITS_NS = 10 * NS_PER_S
@@ -78,10 +79,13 @@ class SensorBank:
         emit: Emit,
         found: Makers[Sensor],
         users: Makers[UseSensor] | None = None,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._static_w = config.power.static_w
         self._required = config.sensors.named("require")
         self._emit = emit
+        self._clock = clock
         self._beats: list[Beat] = []
         self._beats_lock = threading.Lock()
         self._stopped = False
@@ -110,19 +114,20 @@ class SensorBank:
             if not sensor.beside or not self._runners.keys().isdisjoint(sensor.beside)
         ]
         self._users = [
-            SensorRunner(Source.of_use(sensor, self._sampler(sensor)), emit)
+            SensorRunner(Source.of_use(sensor, self._sampler(sensor)), emit, clock=clock)
             for sensor in self._use_sensors
         ]
 
     def _runner(self, name: str, sensor: Sensor) -> SensorRunner:
-        source = Source.of(sensor)
-        if name == _ESTIMATE:
-            return SensorRunner(
-                source, self._emit_estimate, wanted=self._estimate_wanted, dress=self._dress
-            )
-        if name in _CPU_METERS:
-            return SensorRunner(source, self._emit, found=self._claim_cpu, dress=self._dress)
-        return SensorRunner(source, self._emit, dress=self._dress)
+        estimated, meters_cpu = name == _ESTIMATE, name in _CPU_METERS
+        return SensorRunner(
+            Source.of(sensor),
+            self._emit_estimate if estimated else self._emit,
+            wanted=self._estimate_wanted if estimated else lambda: True,
+            found=self._claim_cpu if meters_cpu else lambda _: None,
+            dress=self._dress,
+            clock=self._clock,
+        )
 
     @property
     def runners(self) -> list[SensorRunner]:
@@ -144,15 +149,20 @@ class SensorBank:
         """How every sensor is doing."""
         return [runner.health for runner in self.runners]
 
-    def require(self) -> None:
-        """Open what the config requires; raises InputError naming what cannot be had."""
+    def require(self, patience_s: float = _REQUIRED_S) -> None:
+        """Open what the config requires; raises InputError naming what cannot be had in time."""
         for name in sorted(self._required):
             runner = self._runners.get(name)
-            reason = "it is not installed"
+            reason, running = "it is not installed", False
             if runner is not None:
-                runner.tick()
-                reason = runner.health.reason
-            if runner is None or runner.health.state is not SensorState.RUNNING:
+                # On a thread of its own, which a driver that hangs may keep.
+                opening = threading.Thread(target=runner.tick, name=name, daemon=True)
+                opening.start()
+                opening.join(patience_s)
+                answered = not opening.is_alive()
+                reason = runner.health.reason if answered else "it does not answer"
+                running = answered and runner.health.state is SensorState.RUNNING
+            if not running:
                 raise InputError(
                     f'sensors.{name} = "require": {reason}: mend that, or set it to "auto"'
                 )
@@ -182,7 +192,8 @@ class SensorBank:
     def _spawn(self, runners: tuple[SensorRunner, ...], name: str = "") -> None:
         with self._beats_lock:
             if not self._stopped:
-                beat = Beat(name or f"sensor-{runners[0].name}", runners, self._spawn)
+                name = name or f"sensor-{runners[0].name}"
+                beat = Beat(name, runners, self._spawn, clock=self._clock)
                 self._beats.append(beat)
                 beat.start()
                 return
@@ -243,6 +254,8 @@ class SensorBank:
         """`sample`, told first of the devices; the processes that it finds on GPUs are tracked."""
 
         def sample() -> Polled:
+            # Here too, once a second: the thread that writes may be waiting for its disk.
+            self.watch()
             sensor.set_devices(self.devices)
             records = sensor.sample()
             if not isinstance(sensor, ProcessTracker):

@@ -20,6 +20,17 @@ def event(name: str, **fields: object) -> str:
     return " ".join([f"event={_word(name)}", *(f"{k}={_word(v)}" for k, v in fields.items())])
 
 
+def printable(text: str) -> str:
+    r"""The text with all that is not printable as JSON's \uXXXX: clients say what they like.
+
+    Control characters steer a terminal, a line or paragraph separator fakes a line, and marks of
+    direction turn around what is read. Source: `str.isprintable`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 def setup(level: str, stream: TextIO, environ: Mapping[str, str]) -> None:
     """Send all logging to `stream` in one form; called once, by the process's entry."""
     handler = logging.StreamHandler(stream)
@@ -54,9 +65,9 @@ class LineFormatter(logging.Formatter):
             message += f" traceback={json.dumps(self.formatException(record.exc_info))}"
         if self._journald:
             priority = next((n for level, n in _PRIORITIES if record.levelno >= level), 7)
-            return f"<{priority}>{message}"
+            return f"<{priority}>{printable(message)}"
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return f"{moment} level={record.levelname.lower()} {message}"
+        return f"{moment} level={record.levelname.lower()} {printable(message)}"
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -70,4 +81,4 @@ def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def _word(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return text if _PLAIN.fullmatch(text) else printable(json.dumps(text, ensure_ascii=False))

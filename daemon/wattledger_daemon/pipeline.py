@@ -84,14 +84,11 @@ class Pipeline:
         self._booked: list[JournalEntry] = []
         self._learned: list[Device] = []
         self._heard_ns: int | None = None
-        self._failing = False
-        self._doubting = False
+        self._failing = self._doubting = False
         now_ns = time.monotonic_ns()
-        self._boot_id = self._accountant.clock.boot_id
         self._clock_entry = recovered.clock_entry
         self._trim_due_ns = now_ns + _TRIM_NS
-        last = ledger.last_page(self._accountant.clock.host)
-        self._pruning = Pruning(now_ns, last[1] if last else None)
+        self._pruning = Pruning(now_ns, ledger.last_page(self._accountant.clock.host))
         self._snapshot = Snapshot(now_ns)
         self._health.saw(self._accountant.roster())
 
@@ -99,6 +96,10 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The daemon's state as of the last turn; any thread may ask."""
         return self._snapshot
+
+    @property
+    def _boot_id(self) -> str:
+        return self._accountant.clock.boot_id
 
     @property
     def pace_s(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattledger.records import NS_PER_S
+from wattledger.records import NS_PER_S, Clock
 
 _PERIOD_NS = 3600 * NS_PER_S
 _TRUSTED_NS = 7 * 86_400 * NS_PER_S
@@ -17,11 +17,11 @@ class Pruning:
     the monotonic clock. A ledger without such a page has nothing to lose.
     """
 
-    def __init__(self, now_ns: int, last_ns: int | None) -> None:
-        """Begin at `now_ns`, CLOCK_MONOTONIC; `last_ns` is the end of the last page, UTC."""
+    def __init__(self, now_ns: int, last: tuple[Clock, int] | None) -> None:
+        """Begin at `now_ns`, CLOCK_MONOTONIC; `last` is the last page's clock and end, UTC."""
         self.due_ns = now_ns + _PERIOD_NS
         self._steady_ns = now_ns
-        self._epoch_ns = None if last_ns is None else last_ns - now_ns
+        self._epoch_ns = None if last is None else last[1] - now_ns
 
     def today_ns(self, now_ns: int, wall_ns: int) -> int:
         """The time, UTC, that retention counts back from."""

@@ -32,7 +32,7 @@ _MAX_RPCS = 64
 _GRACE_S = 0.5
 _STOP_S = 2.0
 _DO_S = 10.0
-_HANDSHAKE_MS = 10_000
+_SILENCE_MS = 10_000
 
 T = TypeVar("T")
 
@@ -40,9 +40,11 @@ T = TypeVar("T")
 class SocketServer:
     """Serves `Collector` and `Node` on a Unix socket that only `mode` may open."""
 
-    def __init__(self, path: Path, mode: int) -> None:
+    def __init__(self, path: Path, mode: int, silence_ms: int = _SILENCE_MS) -> None:
+        """Prepare to serve; whoever connects and says nothing for so long is hung up on."""
         self._path = path
         self._mode = mode
+        self._silence_ms = silence_ms
         self._bound: tuple[int, int] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -158,8 +160,7 @@ class SocketServer:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                # Whoever connects and says nothing is hung up on.
-                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+                ("grpc.server_handshake_timeout_ms", self._silence_ms),
             ],
             maximum_concurrent_rpcs=_MAX_RPCS,
         )

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -117,6 +117,8 @@ class FakeBmc:
         # Set, to be sent as it stands: status and body.
         self.answer: tuple[int, bytes] | None = None
         self.silent = threading.Event()
+        # Set, to send what stands here first, then 500 blanks, one at a time.
+        self.dribble: bytes | None = None
         self.hang_up = False
 
     def reply(self, path: str, authorization: str | None) -> tuple[int, bytes]:
@@ -147,12 +149,25 @@ def serving(certificate: Certificate) -> Iterator[FakeBmc]:
                 released.wait(30.0)
                 self.close_connection = True
                 return
+            if bmc.dribble is not None:
+                self.dribble(bmc.dribble)
+                return
             status, body = bmc.reply(self.path, self.headers["Authorization"])
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
             self.close_connection = bmc.hang_up
+
+        def dribble(self, head: bytes) -> None:
+            self.close_connection = True
+            # Whoever asked may have hung up long before.
+            with suppress(OSError):
+                self.wfile.write(head)
+                for _ in range(500):
+                    if released.wait(0.02):
+                        break
+                    self.wfile.write(b" ")
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass

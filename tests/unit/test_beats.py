@@ -2,84 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pytest
 
+from fakes.beats import FakeTime, FakeUse, Spawned, accept, taking
 from fakes.daemon_parts import FakeSensor
 from wattledger.records import (
-    NS_PER_S,
     CounterReading,
     Device,
     DeviceKind,
     Evidence,
-    Process,
     UseRecord,
 )
 from wattledger_collectors.sensors.protocol import Absent, Denied
 from wattledger_daemon.beats import Beat
-from wattledger_daemon.sampling import SensorRunner, SensorState, Source
+from wattledger_daemon.sampling import SensorRunner, Source
 
-GPU0, GPU1 = (Device(name, DeviceKind.GPU) for name in ("gpu0", "gpu1"))
+GPU0 = Device("gpu0", DeviceKind.GPU)
 MS = 1_000_000
-
-
-@dataclass
-class FakeTime:
-    """A clock that sleeping moves on; `beats` sleeps later it says stop."""
-
-    beats: int
-    now_ns: int = 0
-    waits: list[float] = field(default_factory=list)
-
-    def clock(self) -> int:
-        return self.now_ns
-
-    def wait(self, seconds: float) -> bool:
-        self.waits.append(seconds)
-        self.now_ns += round(seconds * NS_PER_S)
-        return len(self.waits) > self.beats
-
-
-@dataclass
-class Spawned:
-    """Keeps the runners that left a beat instead of driving them."""
-
-    groups: list[tuple[SensorRunner, ...]] = field(default_factory=list)
-
-    def __call__(self, runners: tuple[SensorRunner, ...]) -> None:
-        self.groups.append(runners)
-
-    @property
-    def names(self) -> list[list[str]]:
-        return [[runner.name for runner in group] for group in self.groups]
-
-
-def taking(
-    time: FakeTime,
-    name: str,
-    spent_ms: Sequence[int],
-    period_s: float = 0.1,
-    *,
-    costly: bool = False,
-) -> tuple[SensorRunner, list[int]]:
-    """A sensor whose polls take so long, the last figure for ever; and when each began, ms."""
-    starts: list[int] = []
-
-    def poll() -> list[CounterReading]:
-        starts.append(time.now_ns // MS)
-        time.now_ns += spent_ms[min(len(starts), len(spent_ms)) - 1] * MS
-        return []
-
-    source = Source(name, period_s, lambda: (GPU0,), poll, lambda: None, costly)
-    return SensorRunner(source, accept, clock=time.clock), starts
-
-
-def accept(_: Sequence[Evidence]) -> bool:
-    return True
 
 
 def run(time: FakeTime, *runners: SensorRunner) -> Spawned:
@@ -117,77 +58,6 @@ def test_a_slow_sensor_gets_a_thread_of_its_own_but_not_for_a_slow_start() -> No
     assert quick_starts[2:] == [1401, 1501, 1601, 1701]
     alone = FakeTime(3)
     assert run(alone, taking(alone, "slow", [1, 300])[0]).names == []
-
-
-def test_a_stuck_sensor_keeps_its_thread_and_the_others_go_on() -> None:
-    time, stuck_now = FakeTime(10**9), [False]
-    spawned = Spawned()
-    quick, quick_starts = taking(time, "quick", [1])
-
-    def poll() -> list[CounterReading]:
-        if len(quick_starts) < 3:
-            return []
-        time.now_ns += NS_PER_S - 1
-        beat.watch()
-        assert spawned.names == []
-        time.now_ns += 1
-        beat.watch()
-        beat.watch()
-        stuck_now[0] = stuck.health.state is SensorState.STUCK
-        raise Absent("gone at last")
-
-    source = Source("stuck", 0.1, lambda: (GPU1,), poll, lambda: None)
-    stuck = SensorRunner(source, accept, clock=time.clock)
-    beat = Beat("test", [stuck, quick], spawned, clock=time.clock, wait=time.wait)
-    before = 3
-    beat.run()
-    assert stuck_now == [True]
-    assert (stuck.health.state, stuck.health.failures) == (SensorState.ABSENT, 1)
-    assert spawned.names == [["quick"]]
-    assert len(quick_starts) == before, "two threads drove one sensor"
-
-
-def test_a_sensor_that_blocks_for_ever_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """The same with real threads: the bank's way of watching and spawning."""
-    caplog.set_level(logging.INFO)
-    blocked, released, read = threading.Event(), threading.Event(), threading.Event()
-    now_ns = [0]
-    slow = FakeSensor([GPU0], [[]], name="slow")
-    spawned: list[Beat] = []
-
-    def block() -> None:
-        blocked.set()
-        released.wait()
-
-    def emit(evidence: Sequence[Evidence]) -> bool:
-        if any(isinstance(item, CounterReading) for item in evidence):
-            read.set()
-        return True
-
-    def spawn(runners: tuple[SensorRunner, ...]) -> None:
-        spawned.append(Beat("new", runners, spawn))
-        spawned[-1].start()
-
-    slow.open_with = block
-    quick = FakeSensor([GPU1], [[CounterReading("gpu1", i, i)] for i in range(1000)], name="quick")
-    def clock() -> int:
-        return now_ns[0] + 2**62
-
-    runners = [SensorRunner(Source.of(sensor), emit, clock=clock) for sensor in (slow, quick)]
-    beat = Beat("first", runners, spawn, clock=clock)
-    beat.start()
-    assert blocked.wait(30)
-    now_ns[0] += 5 * NS_PER_S
-    beat.watch()
-    assert read.wait(30)
-    for each in (beat, *spawned):
-        each.ask_to_stop()
-    spawned[0].join(30)
-    assert (quick.closed, runners[0].health.state) == (1, SensorState.STUCK)
-    assert [m for m in caplog.messages if "sensor_stuck" in m and "sensor=slow" in m]
-    released.set()
-    beat.join(30)
-    assert slow.closed == 1
 
 
 @pytest.mark.parametrize("finding", [Absent("no driver here"), Denied("no", "run chmod")])
@@ -262,31 +132,6 @@ def test_readings_are_handed_over_once_a_second_in_order_and_to_the_last() -> No
     assert [r.t_ns // MS for r in readings] == [100 * n for n in range(25)]
     assert len(told) <= 5
     assert told[0][1] == [GPU0]
-
-
-class FakeUse:
-    """A use sensor that counts its samples."""
-
-    name = "use"
-    period_s = 1.0
-    beside: tuple[str, ...] = ()
-
-    def __init__(self, answers: Iterable[object]) -> None:
-        self.told: list[str] = []
-        self._answers = list(answers)
-
-    def set_devices(self, devices: Iterable[Device]) -> None:
-        pass
-
-    def sample(self) -> list[UseRecord | Process]:
-        self.told.append("sample")
-        answer = self._answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return [UseRecord("cpu0", len(self.told) - 1, len(self.told), ())]
-
-    def close(self) -> None:
-        self.told.append("close")
 
 
 @pytest.mark.parametrize(

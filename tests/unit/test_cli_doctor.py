@@ -32,6 +32,7 @@ STATUS = Status(
         SensorStatus(sensor="cpu_use", state="running", reads=90, skipped=30, period_s=1.0),
         SensorStatus(sensor="rapl", state="denied", reason="closed; sudo setcap it"),
         SensorStatus(sensor="amdsmi", state="failing", reason="OSError: no", failures=4),
+        SensorStatus(sensor="hwmon", state="stuck", reason="in a call since 24 s", reads=9),
     ],
     devices=[
         DeviceStatus(device="gpu0", power_w=300.0, quality="measured", counter_ratio=1.01),
@@ -67,6 +68,10 @@ def test_what_the_daemon_says_of_itself_is_judged(cli: Cli) -> None:
     assert states["daemon sensor", "rapl"] == "denied"
     assert found["daemon sensor", "rapl"]["mend"] == "sudo setcap it"
     assert states["daemon sensor", "amdsmi"] == "failing"
+    assert states["daemon sensor", "hwmon"] == "failing"
+    assert found["daemon sensor", "hwmon"]["detail"].startswith(
+        "stuck in a call since 24 s; 9 reads"
+    )
     assert states["device", "gpu0"] == "ready"
     assert states["device", "gpu1"] == "notice"
     assert "counter/power 0.570" in found["device", "gpu1"]["detail"]

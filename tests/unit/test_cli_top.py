@@ -112,6 +112,17 @@ def test_a_device_of_unknown_power_makes_the_total_unknown() -> None:
     assert picture(status).power_w is None
 
 
+def test_sensors_that_fail_or_are_stuck_are_told_above_the_tables() -> None:
+    status = Status()
+    status.CopyFrom(STATUS)
+    assert len(text(status=status)) == len(text())
+    status.sensors.add(sensor="nvml", state="stuck", reason="in a call since 24 s")
+    status.sensors.add(sensor="rapl", state="failing", reason="OSError: \x1b[2J")
+    status.sensors.add(sensor="amdsmi", state="absent", reason="no driver")
+    told = "nvml is stuck: in a call since 24 s; rapl is failing: OSError: \ufffd[2J"
+    assert text(status=status)[2] == told
+
+
 def test_before_the_first_window_and_without_any_device() -> None:
     lines = text(status=Status(host="h1", uptime_s=3.0))
     assert lines == [

@@ -23,6 +23,7 @@ from fakes.pipeline_world import (
 )
 from wattledger.records import CounterReading, Engine, Evidence, Process, StaticBasis
 from wattledger.store.connection import LedgerLostError
+from wattledger.store.protocol import Retention
 from wattledger.trace import TraceHeader, decode
 
 
@@ -85,6 +86,25 @@ def test_a_full_disk_is_told_once_and_costs_nothing(
     ]
 
 
+def test_a_stop_on_a_full_disk_says_what_it_leaves_to_the_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = FlakyLedger(tmp_path / "ledger.db")
+    world = begin(tmp_path, ledger)
+    world.run(1020)
+    ledger.full = "all"
+    world.run(1023)
+    world.pipeline.finish()
+    lines = [r.getMessage() for r in caplog.records if "last_part_not_booked" in r.getMessage()]
+    assert len(lines) == 1
+    assert "seconds=13.0 not_journalled=30 reason=" in lines[0]
+    assert "no space left" in lines[0]
+    ledger.full = None
+    World(ledger, world.time, tmp_path).pipeline.finish()
+    # The readings of the last three seconds are gone; the next one brings their energy.
+    assert energy_uj(ledger) == 19_900_000 * 100
+
+
 def test_a_queue_that_overflows_counts_what_it_lost(tmp_path: Path) -> None:
     world = begin(tmp_path)
     world.run(1001)
@@ -140,17 +160,15 @@ def test_a_small_drift_is_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_a_page_that_the_ledger_refuses_for_what_it_says_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wall clock back at 1970 gives windows older than all the ledger keeps."""
-    time = FakeTime(1000 * S)
-    world = begin(tmp_path, time=time)
+    """Pages of a time that was pruned meanwhile: told once, and in the end how many."""
+    world = begin(tmp_path)
     world.run(1020)
-    time.epoch_ns = 0
-    world.run(1040)
-    assert caplog.text.count("event=page_refused") >= 1
-    time.epoch_ns = EPOCH_NS
+    world.ledger.prune(Retention(), EPOCH_NS + 8 * 86400 * S)
     world.run(1060)
+    assert "event=pages_not_booked" not in caplog.text
     world.pipeline.finish()
-    assert world.ledger.books(*ALL_TIME).devices[0].metered_uj > 0
+    assert caplog.text.count("event=page_refused") == 1
+    assert "event=pages_not_booked refused=10" in caplog.text
 
 
 def test_a_registered_process_keeps_its_name(tmp_path: Path) -> None:

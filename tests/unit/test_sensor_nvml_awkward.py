@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.nvml import FakeNvml, RemoteSensor
-from fakes.nvml_pair import PAIR
+from fakes.nvml_pair import HUNG, PAIR
 from wattledger.records import CounterReading, PowerReading, Quality, UseRecord
 from wattledger_collectors.sensors.nvml_counter import Track
 from wattledger_collectors.sensors.nvml_driver import NvmlDriver, NvmlError
@@ -288,6 +288,36 @@ def test_nobody_enumerates_anew_while_another_thread_reads() -> None:
     assert driver.generation == generation
     done.set()
     reader.join()
+
+
+def test_a_call_that_hangs_is_a_fault_of_the_counter_after_a_reload_and_no_end_of_it() -> None:
+    fake = FakeNvml([H200, "gpu 1 NVIDIA_H200 GPU-b", "seg 0 0 100000", "reload 2"])
+    with fake.sensor(HUNG, SensorSettings()) as sensor:
+        sensor.open()
+        assert counters(at(fake, sensor, 1.0))["gpu0"] == 100_000_000
+        sensor.sample()
+        assert counters(at(fake, sensor, 1.5))["gpu0"] == 150_000_000
+        assert faults(at(fake, sensor, 2.0)).keys() == {"gpu0", "gpu1"}
+        busy = at(fake, sensor, 10.0)
+        assert faults(busy) == {"gpu0": "NVML is busy", "gpu1": "NVML is busy"}
+        # Tried again later and later, as any other failure.
+        assert at(fake, sensor, 10.05) == []
+        sensor.sample()
+        assert counters(at(fake, sensor, 20.0))["gpu0"] == 2_000_000_000
+
+
+def test_what_cannot_be_released_now_is_released_later() -> None:
+    fake = FakeNvml([H200, "seg 0 0 100000"])
+    with fake.sensor(HUNG, SensorSettings()) as sensor:
+        sensor.open()
+        sensor.sample()
+        for call in (sensor.close, sensor.open):
+            with pytest.raises(NvmlError, match="NVML is busy"):
+                call()
+        sensor.sample()
+        assert [device.device for device in sensor.open()] == ["gpu0"]
+        assert counters(at(fake, sensor, 1.0)) == {"gpu0": 100_000_000}
+        sensor.close()
 
 
 def test_what_one_sensor_initialized_again_the_other_finds_again() -> None:

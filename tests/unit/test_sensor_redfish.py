@@ -30,6 +30,7 @@ from wattledger_collectors.sensors.protocol import (
     SensorSettings,
 )
 from wattledger_collectors.sensors.redfish import RedfishSensor, watts_of
+from wattledger_collectors.sensors.redfish_link import RedfishLink
 
 ONE = f"{CHASSIS}/1"
 NODE1 = Device("node1", DeviceKind.NODE)
@@ -231,6 +232,35 @@ def test_a_controller_that_falls_silent_is_a_fault_in_time(host: Host) -> None:
     assert "timed out" in fault(sensor)
     host.bmc.silent.clear()
     assert read_w(host_sensor_again(host)) == [344.0]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nServer:",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1f4\r\n",
+    ],
+)
+def test_an_answer_that_dribbles_in_is_a_fault_in_time(host: Host, head: bytes) -> None:
+    sensor = host.sensor(timeout_s=0.5)
+    sensor.open()
+    host.bmc.dribble = head
+    assert "timed out" in fault(sensor)
+    host.bmc.dribble = None
+    assert read_w(host_sensor_again(host)) == [344.0]
+
+
+def test_the_time_for_an_answer_starts_anew_with_each_question(host: Host) -> None:
+    link = RedfishLink(replace(host.access, timeout_s=20.0), lambda: now_s)
+    now_s = 0.0
+    for _ in range(3):
+        link.get(f"{ONE}/Power")
+        now_s += 15.0
+    assert host.bmc.connections == 1
+    link.close()
 
 
 def host_sensor_again(host: Host) -> RedfishSensor:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +106,20 @@ def test_a_lock_is_waited_for_and_then_told(path: Path) -> None:
         assert energy_uj(path) > 0
         other.execute("ROLLBACK")
         assert ledger.book(steady_page(T0_NS, seed=1))
+
+
+def test_the_daemon_waits_for_a_lock_no_longer_than_it_may(path: Path) -> None:
+    ledger_with_a_page(path)
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        SqliteLedger(path, writable=True, busy_s=30.0) as ledger,
+    ):
+        ledger.wait_at_most(0.01)
+        other.execute("BEGIN IMMEDIATE")
+        before_s = time.monotonic()
+        with pytest.raises(UnreachableError, match="locked by another process"):
+            ledger.book(steady_page(T0_NS, seed=1))
+        assert time.monotonic() - before_s < 15.0
 
 
 def test_a_reader_cannot_write_and_a_closed_ledger_cannot_answer(path: Path) -> None:

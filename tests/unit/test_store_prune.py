@@ -189,6 +189,23 @@ def test_after_its_last_tier_nothing_is_left() -> None:
         assert ledger.book(steady_page(later_ns))
 
 
+def test_a_ledger_with_nothing_to_forget_stays_open_to_its_whole_past() -> None:
+    """A clock that is years ahead on a young ledger must not keep the right time out."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SqliteLedger(Path(folder) / "ledger.db", create=True) as ledger,
+    ):
+        later_ns = T0_NS + 4000 * 24 * HOUR_NS
+        assert ledger.prune(RETENTION, later_ns) == 0
+        ledger.book(steady_page(later_ns))
+        assert ledger.prune(RETENTION, later_ns) == 0
+        assert ledger.kept_ns() == 0
+        assert ledger.book(steady_page(T0_NS))
+        assert ledger.prune(RETENTION, later_ns) > 0
+        assert T0_NS < ledger.kept_ns() <= later_ns
+        assert ledger.check() == []
+
+
 def test_a_longer_retention_brings_nothing_back_and_breaks_nothing(pruned: SqliteLedger) -> None:
     before = sums(pruned, 1, 3 * HOUR_NS + 1)
     assert pruned.prune(Retention(), NOW_NS) == 0

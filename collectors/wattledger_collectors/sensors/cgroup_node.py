@@ -16,11 +16,13 @@ class Node:
 
     `owner` is None for one that nobody is charged for: a folder of groups, or a stranger among
     them. `change_us` is what the whole group spent in the last interval, `own_us` that without
-    the groups of others in it; None where it is not known.
+    the groups of others in it; None where it is not known. `crowded` is one with groups in it
+    that are not followed.
     """
 
     __slots__ = (
         "change_us",
+        "crowded",
         "dead",
         "descriptor",
         "inode",
@@ -40,6 +42,7 @@ class Node:
         self.last_us: int | None = None
         self.change_us: int | None = None
         self.own_us: int | None = None
+        self.crowded = False
         self.dead = False
 
     def read(self, hierarchy: Hierarchy, keep: bool) -> None:
@@ -73,12 +76,12 @@ class Node:
             self.descriptor = None
 
 
-def settle(living: Iterable[Node], dead: Iterable[Node], *, sure: bool) -> None:
+def settle(living: Iterable[Node], dead: Iterable[Node]) -> None:
     """Tell each node's own part of the last interval, from the whole and what lies inside.
 
     What a group spent between its last read and its end is left over in the folder it lay in,
-    which counts its dead. Where all else in that folder is known (`sure`: no node is missing) and
-    just one group died, that is whose it was; where several did nobody can say. A group that was
+    which counts its dead. Where all else in that folder is known (it is not `crowded`) and just
+    one group died, that is whose it was; where several did nobody can say. A group that was
     born and died between two samples was never seen: if just one other died in that interval, that
     one is charged for both.
     """
@@ -100,5 +103,5 @@ def settle(living: Iterable[Node], dead: Iterable[Node], *, sure: bool) -> None:
             node.own_us = left_us
             continue
         ended = [n for n in within if n.dead]
-        if sure and len(ended) == 1 and all(n.change_us is not None for n in within):
+        if not node.crowded and len(ended) == 1 and all(n.change_us is not None for n in within):
             ended[0].change_us = left_us

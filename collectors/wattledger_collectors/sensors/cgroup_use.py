@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wattledger_collectors.sensors.cgroup_files import Hierarchy, find_hierarchy, is_gone
 from wattledger_collectors.sensors.cgroup_node import Node, settle
+from wattledger_collectors.sensors.cgroup_room import LISTED_AT_MOST, Room, tenant_of
 from wattledger_collectors.sensors.protocol import SensorSettings
 from wattledger_collectors.workloads.identity import NOTHING, Identity, identify_group
 from wattledger_collectors.workloads.places import (
@@ -21,9 +22,10 @@ from wattledger_collectors.workloads.places import (
 )
 from wattledger_collectors.workloads.rules import Rule, first_match
 
-_NODES_AT_MOST = 4096
 _KEPT_AT_MOST = 256
 _NAMED_AT_MOST = 64
+_TOLD_AGAIN_AFTER = 60
+_TOLD_CHARACTERS = 120
 
 
 class GroupSpent(NamedTuple):
@@ -60,10 +62,14 @@ class GroupTree:
         self._listed: dict[str, dict[str, int]] = {}
         self._watched = {""}
         self._homes: dict[str, Node | None] = {}
+        self._room = Room()
         self._kept = 0
-        self._crowded = False
         self._edition = 0
         self._faults: list[str] = []
+        # What was cut off, by reason: at which sample last.
+        self._cut: dict[str, int] = {}
+        self._untold: list[str] = []
+        self._samples = 0
 
     @classmethod
     def of_host(cls, settings: SensorSettings) -> GroupTree | None:
@@ -76,19 +82,24 @@ class GroupTree:
     def sample(self, possible_us: int) -> list[GroupSpent]:
         """What groups spent since the last call; a change above `possible_us` is no news.
 
-        Groups that cannot be read, or say what cannot be, are left out: see `faults`.
+        Groups that cannot be read, say what cannot be, or find no room (cgroup_room.py) are left
+        out: see `faults`.
         """
+        self._samples += 1
         self._dead, self._faults = [], []
         self._kept = sum(node.descriptor is not None for node in self._nodes.values())
         for path in sorted(self._watched):
-            self._list(path)
+            # One that was cut off or has ended meanwhile is watched no more.
+            if path in self._watched:
+                self._list(path)
         for node in list(self._nodes.values()):
             self._read(node)
             if node.change_us is not None and node.change_us > possible_us:
                 self._faults.append(f"{node.path}: {node.change_us} us in one interval")
                 node.change_us = node.last_us = None
         self._name_again()
-        settle(self._nodes.values(), self._dead, sure=not self._crowded)
+        settle(self._nodes.values(), self._dead)
+        self._tell_cut()
         return [
             GroupSpent(node.path, node.owner, node.own_us)
             for node in (*self._nodes.values(), *self._dead)
@@ -97,7 +108,7 @@ class GroupTree:
 
     @property
     def faults(self) -> list[str]:
-        """What could not be read at the last sample."""
+        """What could not be read at the last sample; what was cut off is told once."""
         return self._faults
 
     @property
@@ -166,51 +177,74 @@ class GroupTree:
         for node in self._nodes.values():
             node.close()
         self._nodes, self._listed, self._watched = {}, {}, {""}
-        self._homes, self._kept, self._crowded = {}, 0, False
+        self._homes, self._kept, self._room = {}, 0, Room()
+        self._cut, self._untold = {}, []
 
     # ------------------------------------------------------------------ who is there
 
     def _list(self, path: str) -> None:
+        """List a folder, and those found in it that are to be watched too."""
+        # No recursion: whoever owns a group may nest them without end.
+        waiting = [path]
+        while waiting:
+            waiting += self._list_one(waiting.pop())
+
+    def _list_one(self, path: str) -> list[str]:
+        """List a folder; returns the folders in it that are to be listed next."""
         try:
             children = self._hierarchy.children(path)
         except OSError:
             self._forget_folder(path)
-            return
+            return []
         before = self._listed.get(path)
-        self._listed[path] = children
         if children == before:
-            return
+            return []
         known = before or {}
+        if not self._room.list(path, _weight(children) - _weight(before)):
+            self._forget_folder(path)
+            self._cut_off(path, f"more than {LISTED_AT_MOST} groups in it and its like")
+            return []
+        self._listed[path] = children
         for name, inode in known.items():
             if children.get(name) != inode:
                 self._bury(f"{path}/{name}")
         pure = holder_of(path) is Holder.PURE
-        for name, inode in children.items():
-            if known.get(name) != inode:
-                self._meet(f"{path}/{name}", inode, born=before is not None, in_pure=pure)
+        fresh = [name for name, inode in children.items() if known.get(name) != inode]
+        born = before is not None
+        return [
+            f"{path}/{name}"
+            for name in fresh
+            if self._meet(f"{path}/{name}", children[name], born=born, in_pure=pure)
+        ]
 
-    def _meet(self, path: str, inode: int, *, born: bool, in_pure: bool) -> None:
+    def _meet(self, path: str, inode: int, *, born: bool, in_pure: bool) -> bool:
+        """Take up a group where it is somebody's; whether to list what is in it."""
         holder = holder_of(path)
         place = place_of(path)
         kept = place.manager in KEEPERS and place.folder == path
         owned = kept or first_match(self._rules, (path,), None, None) is not None
         if path not in self._nodes and (owned or in_pure or holder is Holder.PURE):
             self._add(path, owned=owned, inode=inode, born=born)
-        if holder is not None:
-            self._watched.add(path)
-            if born:
-                self._listed.setdefault(path, {})
-            self._list(path)
+        if holder is None or (holder is Holder.PURE and path not in self._nodes):
+            return False
+        self._watched.add(path)
+        if born and path not in self._listed and self._room.list(path, _weight({})):
+            self._listed[path] = {}
+        return True
 
     def _add(self, path: str, *, owned: bool, inode: int | None = None, born: bool = False) -> None:
-        if len(self._nodes) >= _NODES_AT_MOST:
-            self._crowded = True
+        refusal = self._room.refusal(path)
+        if refusal:
+            self._cut_off(path, refusal)
             return
         try:
             node = Node(path, self._hierarchy.inode(path) if inode is None else inode)
         except OSError:
             return
+        around = self._nearest(path)
+        node.crowded = around is not None and around.crowded
         self._nodes[path] = node
+        self._room.take(path)
         self._homes.clear()
         self._edition += 1
         if owned:
@@ -220,15 +254,39 @@ class GroupTree:
         else:
             self._read(node)
 
+    def _cut_off(self, path: str, reason: str) -> None:
+        """Leave a group out; told once, and again only after a time without."""
+        around = self._nodes.get(path) or self._nearest(path)
+        if around is not None:
+            around.crowded = True
+        if reason not in self._cut:
+            self._untold.append(f"{path[:_TOLD_CHARACTERS]}: {reason}")
+        self._cut[reason] = self._samples
+
+    def _tell_cut(self) -> None:
+        self._faults += self._untold
+        self._untold = []
+        over = self._samples - _TOLD_AGAIN_AFTER
+        self._cut = {reason: at for reason, at in self._cut.items() if at > over}
+
+    def _nearest(self, path: str) -> Node | None:
+        """The innermost group around `path` that is followed."""
+        return next((self._nodes[up] for up in above(path) if up in self._nodes), None)
+
     def _watch_above(self, folder: str, *, mixed: bool) -> None:
         """Look from now on for more groups where this one lies; outermost folder first."""
         for path in reversed(list(above(folder))):
             nearest = path == folder.rpartition("/")[0]
             if path in self._watched or not (holder_of(path) or (mixed and nearest)):
                 continue
-            self._watched.add(path)
             if holder_of(path) is Holder.PURE and path not in self._nodes:
                 self._add(path, owned=False)
+                if path not in self._nodes:
+                    return
+            elif refusal := self._room.refusal(path):
+                self._cut_off(path, refusal)
+                return
+            self._watched.add(path)
             self._list(path)
 
     def _ruled(self, path: str) -> str:
@@ -242,21 +300,31 @@ class GroupTree:
 
     def _bury(self, path: str) -> None:
         """A group has ended, and every one inside it before."""
-        self._forget_folder(path)
-        node = self._nodes.pop(path, None)
-        if node is None:
-            return
-        node.close()
-        node.dead, node.change_us = True, 0
-        self._dead.append(node)
-        self._homes.clear()
-        self._edition += 1
+        waiting = [path]
+        while waiting:
+            ended = waiting.pop()
+            waiting += self._unlist(ended)
+            node = self._nodes.pop(ended, None)
+            if node is None:
+                continue
+            self._room.take(ended, by=-1)
+            node.close()
+            node.dead, node.change_us = True, 0
+            self._dead.append(node)
+            self._homes.clear()
+            self._edition += 1
 
     def _forget_folder(self, path: str) -> None:
+        for child in self._unlist(path):
+            self._bury(child)
+
+    def _unlist(self, path: str) -> list[str]:
+        """Watch a folder no more; returns what was in it."""
         if path:
             self._watched.discard(path)
-        for name in self._listed.pop(path, {}):
-            self._bury(f"{path}/{name}")
+        listed = self._listed.pop(path, None)
+        self._room.list(path, -_weight(listed))
+        return [f"{path}/{name}" for name in listed or ()]
 
     def _home(self, path: str) -> Node | None:
         if path not in self._homes:
@@ -289,8 +357,15 @@ class GroupTree:
     def _name_again(self) -> None:
         """Ask young groups anew whose path was all that told: their processes come after them."""
         unsure = [n for n in self._nodes.values() if n.owner is not None and n.namings_left > 0]
+        if len(unsure) > _NAMED_AT_MOST:
+            unsure.sort(key=lambda node: tenant_of(node.path) != "")
         for node in unsure[:_NAMED_AT_MOST]:
             if node.owner == identify_group(self._proc_root, node.path, (), self._rules):
                 self._name(node)
             else:
                 node.namings_left = 0
+
+
+def _weight(listed: dict[str, int] | None) -> int:
+    """What a folder costs that is listed again and again."""
+    return 0 if listed is None else 1 + len(listed)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from wattledger_collectors.sensors.protocol import Absent, Denied
@@ -21,6 +21,8 @@ from wattledger_collectors.sensors.protocol import Absent, Denied
 _LIBRARY = "libnvidia-ml.so.1"
 _ENERGY_CALL = "nvmlDeviceGetTotalEnergyConsumption"
 _UJ_PER_MJ = 1000
+_PATIENCE_S = 0.5
+_PATIENCE_OPENING_S = 4.0
 
 RawCall = Callable[..., int]
 """A function of the library itself: it takes C values and answers with a status."""
@@ -88,6 +90,7 @@ class NvmlDriver:
             pynvml.NVMLLibraryMismatchError,
         )
         self._opened = False
+        self._patience_s = _PATIENCE_OPENING_S
         self._library: ctypes.CDLL | None = None
         self._energy_mj = ctypes.c_ulonglong()
         self._energy_out = ctypes.byref(self._energy_mj)
@@ -100,12 +103,16 @@ class NvmlDriver:
 
     @property
     def steady(self) -> AbstractContextManager[object]:
-        """Held by whoever makes many calls in a row: meanwhile nobody has NVML enumerate anew."""
-        return _HOUSE.lock
+        """Held by whoever makes many calls in a row: meanwhile nobody has NVML enumerate anew.
+
+        Entering raises `NvmlError` where another user keeps NVML busy.
+        """
+        return self._alone(_PATIENCE_S)
 
     def open(self) -> None:
         """Load and initialize NVML; raises `Absent`, `Denied` or `NvmlError`."""
-        with _HOUSE.lock:
+        # Another user may be initializing it just now, which takes seconds on a cold driver.
+        with self._alone(_PATIENCE_OPENING_S):
             if not self._opened:
                 self._initialize()
                 self._opened = True
@@ -117,7 +124,7 @@ class NvmlDriver:
 
     def revive(self, generation: int) -> None:
         """Initialize NVML again for all its users, if a driver reload ended that generation."""
-        with _HOUSE.lock:
+        with self._alone(_PATIENCE_S):
             if _HOUSE.generation == generation:
                 for _ in range(_HOUSE.users):
                     self._initialize()
@@ -143,13 +150,29 @@ class NvmlDriver:
         return True
 
     def close(self) -> None:
-        """Give up NVML."""
-        with _HOUSE.lock:
+        """Give up NVML; where it is busy that can be tried again."""
+        with self._alone(_PATIENCE_S):
             if not self._opened:
                 return
             self._opened = False
             _HOUSE.users -= 1
             self._shut_down()
+
+    @contextmanager
+    def _alone(self, patience_s: float) -> Iterator[None]:
+        """Hold the house; raises `NvmlError` where another user does for longer than that.
+
+        A call of theirs may hang in the driver for ever, and must not take this thread with it.
+        Who waited in vain waits no more until it worked again: there may be eight GPUs to ask for.
+        """
+        if not _HOUSE.lock.acquire(timeout=min(patience_s, self._patience_s)):
+            self._patience_s = 0.0
+            raise NvmlError("NVML is busy")
+        self._patience_s = _PATIENCE_OPENING_S
+        try:
+            yield
+        finally:
+            _HOUSE.lock.release()
 
     def _shut_down(self) -> None:
         # A reload may have done that for us.

@@ -7,15 +7,19 @@ over a handshake), follows no redirect, and asks no proxy, so that the password 
 from __future__ import annotations
 
 import base64
+import io
 import json
+import socket
 import ssl
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wattledger_collectors.sensors.protocol import Denied, RedfishSettings
 
 if TYPE_CHECKING:
-    from http.client import HTTPSConnection
+    from http.client import HTTPResponse, HTTPSConnection
 
 _MOST_BYTES = 4 * 1024 * 1024
 _MEND_REFUSED = (
@@ -28,11 +32,15 @@ _MEND_TRUST = (
 
 
 class RedfishLink:
-    """Asks for resources, at most one at a time."""
+    """Asks for resources, at most one at a time; `timeout_s` is for a whole answer."""
 
-    def __init__(self, access: RedfishSettings) -> None:
+    def __init__(
+        self, access: RedfishSettings, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
         """Read password and certificate files; raises `Denied` where they are not to be had."""
         self._access = access
+        self._clock_s = clock_s
+        self._deadline_s = 0.0
         self._headers = {"Accept": "application/json", "OData-Version": "4.0"}
         if access.user is not None:
             secret = f"{access.user}:{_password(access)}".encode()
@@ -89,6 +97,7 @@ class RedfishLink:
             raise OSError(f"not HTTP: {type(failed).__name__}") from failed
 
     def _ask_once(self, path: str) -> tuple[int, bytes]:
+        self._deadline_s = self._clock_s() + self._access.timeout_s
         if self._connection is None:
             from http.client import HTTPSConnection
 
@@ -99,6 +108,11 @@ class RedfishLink:
                 timeout=self._access.timeout_s,
                 context=self._trust,
             )
+            # A class to the library, which only ever calls it.
+            self._connection.response_class = self._response  # type: ignore[assignment]
+        if self._connection.sock is None:
+            self._connection.connect()
+        self._connection.sock.settimeout(self._left_s())
         self._connection.request("GET", path, headers=self._headers)
         answer = self._connection.getresponse()
         body = answer.read(_MOST_BYTES + 1)
@@ -106,6 +120,46 @@ class RedfishLink:
             # The rest of it would be taken for the next answer.
             self.close()
         return answer.status, body
+
+    def _response(self, sock: socket.socket, method: str | None = None) -> HTTPResponse:
+        from http.client import HTTPResponse
+
+        # All it asks of a socket is a file.
+        return HTTPResponse(_Wire(sock, self._left_s), method=method)  # type: ignore[arg-type]
+
+    def _left_s(self) -> float:
+        """Time until the deadline, never 0; raises TimeoutError from then on."""
+        left_s = self._deadline_s - self._clock_s()
+        if left_s <= 0.0:
+            raise TimeoutError(f"timed out: no whole answer in {self._access.timeout_s} s")
+        return left_s
+
+
+class _Wire(io.RawIOBase):
+    """What a socket receives until a deadline, which no dribble of bytes puts off."""
+
+    def __init__(self, sock: socket.socket, left_s: Callable[[], float]) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._left_s = left_s
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """This as a file."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        """Receive what there is; raises TimeoutError."""
+        self._sock.settimeout(self._left_s())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._raw.close()
+        super().close()
 
 
 def _password(access: RedfishSettings) -> str:

@@ -418,7 +418,7 @@ class SensorStatus(google.protobuf.message.Message):
     PERIOD_S_FIELD_NUMBER: builtins.int
     sensor: builtins.str
     state: builtins.str
-    """starting, running, absent, denied, failing"""
+    """starting, running, absent, denied, failing, stuck"""
     reason: builtins.str
     """Why, and the mend."""
     reads: builtins.int
