@@ -38,7 +38,7 @@ class Pace:
     batch_events: int = 512
     deadline_s: float = 1.0
     poll_s: float = 1.0
-    heartbeat_s: float = 20.0
+    heartbeat_s: float = 30.0
     least_backoff_s: float = 0.2
     most_backoff_s: float = 2.0
     farewell_s: float = 1.0

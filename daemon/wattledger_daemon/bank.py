@@ -113,6 +113,7 @@ class SensorBank:
             for sensor in use_sensors
             if not sensor.beside or not self._runners.keys().isdisjoint(sensor.beside)
         ]
+        self._trackers = [s for s in self._use_sensors if isinstance(s, ProcessTracker)]
         self._users = [
             SensorRunner(Source.of_use(sensor, self._sampler(sensor)), emit, clock=clock)
             for sensor in self._use_sensors
@@ -209,9 +210,8 @@ class SensorBank:
     def track(self, pids: Iterable[int]) -> None:
         """Follow the CPU time of these processes; any thread may ask."""
         known = tuple(pids)
-        for sensor in self._use_sensors:
-            if isinstance(sensor, ProcessTracker):
-                sensor.track(known)
+        for tracker in self._trackers:
+            tracker.track(known)
 
     def set_static_w(self, static_w: Mapping[str, float]) -> tuple[Device, ...]:
         """Take another idle power per device; tells and returns every device as it is now."""
@@ -258,10 +258,9 @@ class SensorBank:
             self.watch()
             sensor.set_devices(self.devices)
             records = sensor.sample()
-            if not isinstance(sensor, ProcessTracker):
-                for record in records:
-                    if isinstance(record, UseRecord):
-                        self.track(process.pid for process in record.processes)
+            if sensor not in self._trackers:
+                uses = [record for record in records if isinstance(record, UseRecord)]
+                self.track(process.pid for use in uses for process in use.processes)
             return records
 
         return sample

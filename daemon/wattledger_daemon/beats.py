@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from wattledger.records import NS_PER_S
 from wattledger_daemon.logs import event
@@ -18,6 +19,7 @@ from wattledger_daemon.sampling import SensorRunner, SensorState
 
 _LOG = logging.getLogger(__name__)
 _WAKE_S = 0.5
+_DUE_NS = attrgetter("due_ns")
 
 
 class Beat:
@@ -37,6 +39,7 @@ class Beat:
         self._spawn = spawn
         self._clock = clock
         self._stop = threading.Event()
+        self._stopping = False
         self._wait = wait or self._pause
         self._lock = threading.Lock()
         self._busy: SensorRunner | None = None
@@ -49,6 +52,7 @@ class Beat:
 
     def ask_to_stop(self) -> None:
         """Have the thread end after what it is doing."""
+        self._stopping = True
         self._stop.set()
 
     def join(self, timeout_s: float) -> None:
@@ -97,7 +101,7 @@ class Beat:
             self._spawn(others)
 
     def _rest_s(self) -> float:
-        due_ns = min(runner.due_ns for runner in self._runners)
+        due_ns: int = min(map(_DUE_NS, self._runners))
         return max(0.0, (due_ns - self._clock()) / NS_PER_S)
 
     def _claim(self, runner: SensorRunner) -> bool:
@@ -129,4 +133,4 @@ class Beat:
         if seconds > _WAKE_S:
             return self._stop.wait(seconds)
         time.sleep(seconds)
-        return self._stop.is_set()
+        return self._stopping

@@ -64,7 +64,7 @@ class SamplingConfig:
 
     period_s: Annotated[float, number(0.05, 10.0)] = 0.1
     window_s: Annotated[int, one_of(1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60)] = 5
-    use_period_s: Annotated[float, number(0.5, 60.0)] = 1.0
+    use_period_s: Annotated[float, number(0.5, 60.0)] = 2.0
 
 
 @dataclass(frozen=True, slots=True)

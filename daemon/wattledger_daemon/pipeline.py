@@ -32,8 +32,9 @@ from wattledger_daemon.sources import Sources
 
 _LOG = logging.getLogger(__name__)
 _TURN_S = 1.0
-_QUIET_TURN_S = 2.0
+_QUIET_TURN_S = 5.0
 _QUIET_NS = 30 * NS_PER_S
+_WATCHED_NS = 10 * NS_PER_S
 _TRIM_NS = 60 * NS_PER_S
 _SLACK_NS = 180 * NS_PER_S
 """Kept in the journal beyond the accountant's horizon: a window, its watermark, a trim."""
@@ -83,9 +84,9 @@ class Pipeline:
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
         self._learned: list[Device] = []
-        self._heard_ns: int | None = None
         self._failing = self._doubting = False
         now_ns = time.monotonic_ns()
+        self._heard_ns = self._asked_ns = now_ns
         self._clock_entry = recovered.clock_entry
         self._trim_due_ns = now_ns + _TRIM_NS
         self._pruning = Pruning(now_ns, ledger.last_page(self._accountant.clock.host))
@@ -94,7 +95,8 @@ class Pipeline:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The daemon's state as of the last turn; any thread may ask."""
+        """The daemon's state as of the last turn; any thread may ask, and is kept up to date."""
+        self._asked_ns = self._time.monotonic_ns()
         return self._snapshot
 
     @property
@@ -103,10 +105,10 @@ class Pipeline:
 
     @property
     def pace_s(self) -> float:
-        """Seconds from turn to turn: longer where no engine waits for a word of it."""
-        heard_ns = self._heard_ns
-        quiet = heard_ns is None or self._time.monotonic_ns() - heard_ns > _QUIET_NS
-        return _QUIET_TURN_S if quiet and not self._recorder.active else _TURN_S
+        """Seconds from turn to turn: longer where no engine reports and nobody looks."""
+        now_ns = self._time.monotonic_ns()
+        lively = now_ns - self._heard_ns <= _QUIET_NS or now_ns - self._asked_ns <= _WATCHED_NS
+        return _TURN_S if lively or self._recorder.active else _QUIET_TURN_S
 
     def begin(self) -> None:
         """Open this run in the journal; raises UnreachableError."""

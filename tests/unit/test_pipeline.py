@@ -205,3 +205,23 @@ def test_config_gives_a_running_device_another_idle_power(tmp_path: Path) -> Non
     static_uj = sum(s.amounts.static_uj for s in world.ledger.slices(ALL_TIME).slices)
     assert static_uj > 0
     assert energy_uj(world.ledger) == 19_900_000 * 100
+
+
+def test_turns_are_rarer_where_nobody_reports_and_nobody_looks(tmp_path: Path) -> None:
+    world = begin(tmp_path)
+    assert world.pipeline.pace_s == 1.0
+    world.run(1035)
+    assert world.pipeline.pace_s == 5.0
+    assert world.pipeline.snapshot
+    assert world.pipeline.pace_s == 1.0
+    world.run(1050)
+    assert world.pipeline.pace_s == 5.0
+    world.push(1, 1049.1, 1049.9)
+    world.run(1052)
+    assert world.pipeline.pace_s == 1.0
+    world.run(1090)
+    subscription = world.recorder.subscribe()
+    assert subscription
+    assert world.pipeline.pace_s == 1.0
+    world.recorder.unsubscribe(subscription)
+    assert world.pipeline.pace_s == 5.0

@@ -36,7 +36,7 @@ from wattledger_collectors.workloads.discovery import Discovery
 from wattledger_collectors.workloads.identity import cgroup, identify
 
 # A little less than a multiple of the usual sample period, lest jitter skip a sample.
-_RESCAN_PERIOD_NS = int(4.5 * NS_PER_S)
+_RESCAN_PERIOD_NS = int(3.5 * NS_PER_S)
 _MEMORY_PERIOD_NS = int(4.5 * NS_PER_S)
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _US_PER_S = 1_000_000
@@ -74,7 +74,7 @@ class CpuUseSensor:
     """Tells the machine's busy CPU time, and that of tracked processes and of control groups.
 
     Tracked are processes somebody asked for by `track`, and those that declare whose they are or
-    that a rule is about (discovery.py), looked for every 5 s, but for those whose group has the
+    that a rule is about (discovery.py), looked for every 4 s, but for those whose group has the
     same owner and counts them already. A `Process` is told when tracking starts; its CPU time
     counts from then on, or from its birth where that lies within the sample. Groups are told as
     cgroup_use.py finds them, and units and sessions with a process that is somebody's; they count

@@ -15,7 +15,7 @@ from wattledger_collectors.sensors.drm_holders import GpuHolders, OpenFiles, ope
 from wattledger_collectors.sensors.protocol import Absent, Denied, MonotonicClock, SensorSettings
 
 # A little less than a multiple of the usual sample period, lest jitter skip a sample.
-_RESCAN_PERIOD_NS = int(4.5 * NS_PER_S)
+_RESCAN_PERIOD_NS = int(3.5 * NS_PER_S)
 _FDINFO_BYTES = 16_384
 _VENDORS = ("amd", "intel")
 _HIDDEN = "hidden-owners"
