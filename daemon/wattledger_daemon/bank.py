@@ -92,14 +92,7 @@ class SensorBank:
         # Held while anything is told of a CPU that is estimated, and to say that one is measured.
         self._cpu_lock = threading.Lock()
         self._cpu_measured = False
-        settings = SensorSettings(
-            period_s=config.sampling.period_s,
-            use_period_s=config.sampling.use_period_s,
-            cpu_use_period_s=config.sampling.use_period_s,
-            cpu_tdp_w=config.power.cpu_tdp_w,
-            rules=tuple(config.rules.values()),
-            redfish=config.redfish.access,
-        )
+        settings = _settings_of(config)
         off = config.sensors.named("off")
         self._runners = {
             name: self._runner(name, make(settings))
@@ -264,6 +257,17 @@ class SensorBank:
             return records
 
         return sample
+
+
+def _settings_of(config: DaemonConfig) -> SensorSettings:
+    return SensorSettings(
+        period_s=config.sampling.period_s,
+        use_period_s=config.sampling.use_period_s,
+        cpu_use_period_s=config.sampling.use_period_s,
+        cpu_tdp_w=config.power.cpu_tdp_w,
+        rules=tuple(config.rules.values()),
+        redfish=config.redfish.access,
+    )
 
 
 def _spoke(runner: SensorRunner) -> bool:
