@@ -48,19 +48,30 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> None:
     _require(entries <= MAX_ENTRIES, "steps", f"hold {entries} entries, at most {MAX_ENTRIES}")
     ids = batch.request_ids
     for request_id in ids:
-        _check_text("request_ids", request_id)
+        _check_text("request_ids", request_id, empty=True)
     _require(len(set(ids)) == len(ids), "request_ids", "name a request twice")
+    tenants = batch.request_tenants
+    _require(
+        not tenants or len(tenants) == len(ids),
+        "request_tenants",
+        f"has {len(tenants)} entries for {len(ids)} requests",
+    )
+    for tenant in tenants:
+        _check_text("request_tenants", tenant, empty=True)
     span = max(0, now_ns - MAX_AGE_NS), now_ns + MAX_CLOCK_SKEW_NS
     for at, step in enumerate(batch.steps):
         _check_step(f"steps[{at}]", step, len(ids), span)
     for at, finish in enumerate(batch.finishes):
         _check_finish(f"finishes[{at}]", finish, len(ids), span)
+        nobody = not ids[finish.request] or finish.count <= 1
+        _require(nobody, f"finishes[{at}].count", 'above 1 is for the request id "" alone')
 
 
 def engine_of(registration: collect_pb2.EngineRegistration) -> Engine:
     """A registration as the engine it describes."""
     model = registration.model or None
-    return Engine(registration.engine, registration.kind, model, tuple(registration.pids))
+    pids = tuple(registration.pids)
+    return Engine(registration.engine, registration.kind, model, pids, registration.coarse)
 
 
 def events_of(batch: collect_pb2.Batch) -> tuple[Evidence, ...]:
@@ -99,6 +110,7 @@ def events_of(batch: collect_pb2.Batch) -> tuple[Evidence, ...]:
             finish.prompt_tokens,
             finish.cached_tokens,
             finish.decode_tokens,
+            finish.count or 1,
         )
         for finish in batch.finishes
     )

@@ -17,6 +17,7 @@ from wattledger.records import (
     PinnedCost,
     PowerReading,
     Process,
+    RequestOwner,
     Step,
     UseRecord,
 )
@@ -82,7 +83,7 @@ def _order(record: Evidence) -> tuple[int, int, int, str]:
             return 0, start, 0, encode(record)
         case Device():
             return 0, 0, 0, encode(record)
-        case Engine() | PinnedCost():
+        case Engine() | PinnedCost() | RequestOwner():
             return 1, 0, 0, encode(record)
         case Finish(t_ns=t_ns):
             return 2, t_ns, 2, encode(record)

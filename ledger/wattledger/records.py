@@ -176,17 +176,32 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An inference engine and the processes it runs in."""
+    """An inference engine and the processes it runs in.
+
+    The steps of a `coarse` one are sums over stretches of time, read off counters.
+    """
 
     engine: str
     kind: str
     model: str | None
     pids: tuple[int, ...]
+    coarse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOwner:
+    """Whose a request is, where its engine serves several; None: the engine's own owner."""
+
+    engine: str
+    request: str
+    workload: str | None
+    job: str | None
 
 
 class RequestTokens(NamedTuple):
     """One request's part of a step: tokens computed, and the context its decode attended to.
 
+    The request "" is nobody in particular: its energy is booked by phase, but to no request.
     A tuple, since a busy engine makes 100,000 of them a second.
     """
 
@@ -209,7 +224,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a request as its engine counted it."""
+    """The end of a request as its engine counted it; of `count` requests where it is ""."""
 
     engine: str
     request: str
@@ -217,6 +232,7 @@ class Finish:
     prompt_tokens: int
     cached_tokens: int
     decode_tokens: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +269,7 @@ Evidence = (
     | Engine
     | Step
     | Finish
+    | RequestOwner
     | PinnedCost
 )
 

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import grpc
 
-from wattledger_proto.v1.node_pb2 import RecordRequest, Status, StatusRequest, TraceLines
+from wattledger_proto.v1.node_pb2 import (
+    RecordRequest,
+    RequestAnswer,
+    RequestQuestion,
+    Status,
+    StatusRequest,
+    TraceLines,
+)
 from wattledger_proto.v1.node_pb2_grpc import NodeServicer, add_NodeServicer_to_server
 
 
@@ -21,12 +28,18 @@ class FakeNode(NodeServicer):
     """Answers `status`; a recording is `chunks`, then `abort`, or silence until it is cancelled."""
 
     status: Status = field(default_factory=Status)
+    answer: RequestAnswer = field(default_factory=RequestAnswer)
     chunks: list[list[str]] = field(default_factory=list)
     abort: tuple[grpc.StatusCode, str] | None = None
     path: Path = Path()
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
+
+    def GetRequest(  # noqa: N802 - the wire's name
+        self, request: RequestQuestion, context: grpc.ServicerContext
+    ) -> RequestAnswer:
+        return self.answer
 
     def Record(  # noqa: N802 - the wire's name
         self, request: RecordRequest, context: grpc.ServicerContext

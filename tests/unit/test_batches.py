@@ -26,7 +26,7 @@ REFUSED: list[tuple[str, Change]] = [
     ("engine.pids name no process", lambda b: b.engine.pids.append(2**31)),
     ("engine.pids name a process twice", lambda b: b.engine.pids.extend([7, 7])),
     ("engine.pids name 1025, at most 1024", lambda b: b.engine.pids.extend(range(100, 1124))),
-    ("request_ids is empty", lambda b: b.request_ids.append("")),
+    ("request_tenants has 1 entries", lambda b: b.request_tenants.append("acme")),
     ("request_ids name a request twice", lambda b: b.request_ids.append("r1")),
     ("steps[0].end_ns is 1, before its start", lambda b: setattr(b.steps[0], "end_ns", 1)),
     ("steps[0].start_ns is ", lambda b: setattr(b.steps[0], "start_ns", NOW_NS - 86_401 * S)),

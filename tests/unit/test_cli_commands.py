@@ -18,6 +18,8 @@ from fakes.cli import WINDOW, Cli, small_ledger
 from wattledger_proto.v1.node_pb2 import (
     EngineStatus,
     RecordRequest,
+    RequestAnswer,
+    RequestQuestion,
     Status,
     StatusRequest,
     TraceLines,
@@ -209,6 +211,11 @@ class FakeNode(NodeServicer):
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         engine = EngineStatus(engine="vllm-a", kind="vllm", model="m", decode_tokens=7)
         return Status(software="0.1.0", ledger="/l.db", uptime_s=12.5, engines=[engine])
+
+    def GetRequest(  # noqa: N802 - the wire's name
+        self, request: RequestQuestion, context: grpc.ServicerContext
+    ) -> RequestAnswer:
+        return RequestAnswer()
 
     def Record(  # noqa: N802 - the wire's name
         self, request: RecordRequest, context: grpc.ServicerContext

@@ -21,6 +21,7 @@ from wattledger.records import (
     PowerReading,
     Process,
     ProcessUse,
+    RequestOwner,
     RequestTokens,
     StaticBasis,
     Step,
@@ -209,7 +210,17 @@ def _process(line: _Fields) -> Process:
 
 def _engine(line: _Fields) -> Engine:
     pids = tuple(_integer("pids", pid) for pid in line.items("pids"))
-    return Engine(line.text("engine"), line.text("kind"), line.maybe_text("model"), pids)
+    coarse = line.has("coarse") and line.value("coarse") is True
+    return Engine(line.text("engine"), line.text("kind"), line.maybe_text("model"), pids, coarse)
+
+
+def _owner(line: _Fields) -> RequestOwner:
+    return RequestOwner(
+        line.text("engine"),
+        line.text("request"),
+        line.maybe_text("workload"),
+        line.maybe_text("job"),
+    )
 
 
 def _step(line: _Fields) -> Step:
@@ -222,9 +233,9 @@ def _step(line: _Fields) -> Step:
 
 
 def _request_tokens(row: object) -> RequestTokens:
-    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str) or not row[0]:
+    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[0], str):
         raise InputError(f"request {row!r}; give [id, prefill, decode, context]")
-    name = _Fields({"requests": row[0]}).text("requests")
+    name = _Fields({"requests": row[0]}).text("requests") if row[0] else ""
     prefill, decode, context = (
         _integer(field, count, most=_INT31)
         for field, count in zip(RequestTokens._fields[1:], row[1:], strict=True)
@@ -233,15 +244,17 @@ def _request_tokens(row: object) -> RequestTokens:
 
 
 def _finish(line: _Fields) -> Finish:
+    request = line.value("request")
     return Finish(
         line.text("engine"),
-        line.text("request"),
+        line.text("request") if request else "",
         line.integer("t_ns", -_INT64),
         _integer("prompt_tokens", line.value("prompt_tokens"), most=_INT31),
         _integer("cached_tokens", line.value("cached_tokens"), most=_INT31)
         if line.has("cached_tokens")
         else 0,
         _integer("decode_tokens", line.value("decode_tokens"), most=_INT31),
+        line.integer("count", 1) if line.has("count") else 1,
     )
 
 
@@ -259,6 +272,7 @@ _DECODERS: dict[str, Callable[[_Fields], Evidence]] = {
     "engine": _engine,
     "step": _step,
     "finish": _finish,
+    "owner": _owner,
     "cost": _cost,
 }
 

@@ -17,6 +17,7 @@ from wattledger.records import (
     PowerReading,
     Process,
     ProcessUse,
+    RequestOwner,
     Step,
     UseRecord,
 )
@@ -102,6 +103,18 @@ def _step(record: object) -> _Line:
     return _named("engine", "seq", "start_ns", "end_ns")(record) | {"requests": requests}
 
 
+def _engine(record: object) -> _Line:
+    assert isinstance(record, Engine)
+    line = _named("engine", "kind", "model", "pids")(record)
+    return line | {"coarse": True} if record.coarse else line
+
+
+def _finish(record: object) -> _Line:
+    assert isinstance(record, Finish)
+    names = ("engine", "request", "t_ns", "prompt_tokens", "cached_tokens", "decode_tokens")
+    return _named(*names)(record) | {"count": record.count if record.count != 1 else None}
+
+
 def _cost(record: object) -> _Line:
     assert isinstance(record, PinnedCost)
     return {"engine": record.engine} | _named("f_j", "a_j", "b_j", "c_j")(record.cost)
@@ -113,11 +126,9 @@ _ENCODERS: dict[type, tuple[str, Callable[[object], _Line]]] = {
     PowerReading: ("power", _power),
     UseRecord: ("use", _use),
     Process: ("process", _named("pid", "start", "workload", "job")),
-    Engine: ("engine", _named("engine", "kind", "model", "pids")),
+    Engine: ("engine", _engine),
     Step: ("step", _step),
-    Finish: (
-        "finish",
-        _named("engine", "request", "t_ns", "prompt_tokens", "cached_tokens", "decode_tokens"),
-    ),
+    Finish: ("finish", _finish),
+    RequestOwner: ("owner", _named("engine", "request", "workload", "job")),
     PinnedCost: ("cost", _cost),
 }

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!wattledger_proto/v1/collect.proto\x12\rwattledger.v1\"\x9f\x02\n\x05\x42\x61tch\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x04 \x01(\x03\x12\x31\n\x06\x65ngine\x18\x05 \x01(\x0b\x32!.wattledger.v1.EngineRegistration\x12\x13\n\x0brequest_ids\x18\x06 \x03(\t\x12\"\n\x05steps\x18\x07 \x03(\x0b\x32\x13.wattledger.v1.Step\x12\'\n\x08\x66inishes\x18\x08 \x03(\x0b\x32\x15.wattledger.v1.Finish\x12\x16\n\x0e\x64ropped_events\x18\t \x01(\x04\x12%\n\x06totals\x18\n \x01(\x0b\x32\x15.wattledger.v1.Totals\"n\n\x12\x45ngineRegistration\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04pids\x18\x04 \x03(\r\x12\x10\n\x08workload\x18\x05 \x01(\t\x12\x0b\n\x03job\x18\x06 \x01(\t\"\x93\x01\n\x04Step\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08start_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x03\x12\x10\n\x08requests\x18\x04 \x03(\r\x12\x16\n\x0eprefill_tokens\x18\x05 \x03(\r\x12\x15\n\rdecode_tokens\x18\x06 \x03(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x03(\r\"}\n\x06\x46inish\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04t_ns\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x15\n\rdecode_tokens\x18\x05 \x01(\r\x12\x0f\n\x07\x61\x62orted\x18\x06 \x01(\x08\"X\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x02 \x01(\x04\x12\x15\n\rdecode_tokens\x18\x03 \x01(\x04\x12\x10\n\x08\x66inishes\x18\x04 \x01(\x04\"8\n\x07Receipt\x12\x11\n\tdaemon_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x04\x32\x41\n\tCollector\x12\x34\n\x04Push\x12\x14.wattledger.v1.Batch\x1a\x16.wattledger.v1.Receiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!wattledger_proto/v1/collect.proto\x12\rwattledger.v1\"\xb8\x02\n\x05\x42\x61tch\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0f\n\x07sent_ns\x18\x04 \x01(\x03\x12\x31\n\x06\x65ngine\x18\x05 \x01(\x0b\x32!.wattledger.v1.EngineRegistration\x12\x13\n\x0brequest_ids\x18\x06 \x03(\t\x12\"\n\x05steps\x18\x07 \x03(\x0b\x32\x13.wattledger.v1.Step\x12\'\n\x08\x66inishes\x18\x08 \x03(\x0b\x32\x15.wattledger.v1.Finish\x12\x16\n\x0e\x64ropped_events\x18\t \x01(\x04\x12%\n\x06totals\x18\n \x01(\x0b\x32\x15.wattledger.v1.Totals\x12\x17\n\x0frequest_tenants\x18\x0b \x03(\t\"~\n\x12\x45ngineRegistration\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04pids\x18\x04 \x03(\r\x12\x10\n\x08workload\x18\x05 \x01(\t\x12\x0b\n\x03job\x18\x06 \x01(\t\x12\x0e\n\x06\x63oarse\x18\x07 \x01(\x08\"\x93\x01\n\x04Step\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08start_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x03\x12\x10\n\x08requests\x18\x04 \x03(\r\x12\x16\n\x0eprefill_tokens\x18\x05 \x03(\r\x12\x15\n\rdecode_tokens\x18\x06 \x03(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x07 \x03(\r\"\x8c\x01\n\x06\x46inish\x12\x0f\n\x07request\x18\x01 \x01(\r\x12\x0c\n\x04t_ns\x18\x02 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x15\n\rdecode_tokens\x18\x05 \x01(\r\x12\x0f\n\x07\x61\x62orted\x18\x06 \x01(\x08\x12\r\n\x05\x63ount\x18\x07 \x01(\r\"X\n\x06Totals\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x16\n\x0eprefill_tokens\x18\x02 \x01(\x04\x12\x15\n\rdecode_tokens\x18\x03 \x01(\x04\x12\x10\n\x08\x66inishes\x18\x04 \x01(\x04\"8\n\x07Receipt\x12\x11\n\tdaemon_id\x18\x01 \x01(\t\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x04\x32\x41\n\tCollector\x12\x34\n\x04Push\x12\x14.wattledger.v1.Batch\x1a\x16.wattledger.v1.Receiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wattledger_proto.v1.collect
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BATCH']._serialized_start=53
-  _globals['_BATCH']._serialized_end=340
-  _globals['_ENGINEREGISTRATION']._serialized_start=342
-  _globals['_ENGINEREGISTRATION']._serialized_end=452
-  _globals['_STEP']._serialized_start=455
-  _globals['_STEP']._serialized_end=602
-  _globals['_FINISH']._serialized_start=604
-  _globals['_FINISH']._serialized_end=729
-  _globals['_TOTALS']._serialized_start=731
-  _globals['_TOTALS']._serialized_end=819
-  _globals['_RECEIPT']._serialized_start=821
-  _globals['_RECEIPT']._serialized_end=877
-  _globals['_COLLECTOR']._serialized_start=879
-  _globals['_COLLECTOR']._serialized_end=944
+  _globals['_BATCH']._serialized_end=365
+  _globals['_ENGINEREGISTRATION']._serialized_start=367
+  _globals['_ENGINEREGISTRATION']._serialized_end=493
+  _globals['_STEP']._serialized_start=496
+  _globals['_STEP']._serialized_end=643
+  _globals['_FINISH']._serialized_start=646
+  _globals['_FINISH']._serialized_end=786
+  _globals['_TOTALS']._serialized_start=788
+  _globals['_TOTALS']._serialized_end=876
+  _globals['_RECEIPT']._serialized_start=878
+  _globals['_RECEIPT']._serialized_end=934
+  _globals['_COLLECTOR']._serialized_start=936
+  _globals['_COLLECTOR']._serialized_end=1001
 # @@protoc_insertion_point(module_scope)

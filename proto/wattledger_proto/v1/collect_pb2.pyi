@@ -35,6 +35,7 @@ class Batch(google.protobuf.message.Message):
     FINISHES_FIELD_NUMBER: builtins.int
     DROPPED_EVENTS_FIELD_NUMBER: builtins.int
     TOTALS_FIELD_NUMBER: builtins.int
+    REQUEST_TENANTS_FIELD_NUMBER: builtins.int
     source: builtins.str
     """Names one reporting process for its lifetime, e.g. "llama_cpp/4711/903344" (kind, pid,
     start time): a restarted process is another source.
@@ -53,7 +54,9 @@ class Batch(google.protobuf.message.Message):
 
     @property
     def request_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Request ids, named once; steps and finishes point into this list."""
+        """Request ids, named once; steps and finishes point into this list. "" stands for nobody in
+        particular: its tokens count, and its energy is booked by phase, but to no request.
+        """
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Step]: ...
@@ -62,6 +65,12 @@ class Batch(google.protobuf.message.Message):
     @property
     def totals(self) -> Global___Totals:
         """What this source has counted since its start, dropped events included."""
+
+    @property
+    def request_tenants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Whose each request is by its client's word (a header, say), "" where it has none. Empty, or
+        as long as request_ids.
+        """
 
     def __init__(
         self,
@@ -76,9 +85,10 @@ class Batch(google.protobuf.message.Message):
         finishes: collections.abc.Iterable[Global___Finish] | None = ...,
         dropped_events: builtins.int = ...,
         totals: Global___Totals | None = ...,
+        request_tenants: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["engine", b"engine", "totals", b"totals"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["boot_id", b"boot_id", "dropped_events", b"dropped_events", "engine", b"engine", "finishes", b"finishes", "request_ids", b"request_ids", "sent_ns", b"sent_ns", "sequence", b"sequence", "source", b"source", "steps", b"steps", "totals", b"totals"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["boot_id", b"boot_id", "dropped_events", b"dropped_events", "engine", b"engine", "finishes", b"finishes", "request_ids", b"request_ids", "request_tenants", b"request_tenants", "sent_ns", b"sent_ns", "sequence", b"sequence", "source", b"source", "steps", b"steps", "totals", b"totals"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
 
@@ -92,6 +102,7 @@ class EngineRegistration(google.protobuf.message.Message):
     PIDS_FIELD_NUMBER: builtins.int
     WORKLOAD_FIELD_NUMBER: builtins.int
     JOB_FIELD_NUMBER: builtins.int
+    COARSE_FIELD_NUMBER: builtins.int
     engine: builtins.str
     """Unique on the host, e.g. "llama_cpp-4711"."""
     kind: builtins.str
@@ -99,6 +110,8 @@ class EngineRegistration(google.protobuf.message.Message):
     model: builtins.str
     workload: builtins.str
     job: builtins.str
+    coarse: builtins.bool
+    """Its events are sums over stretches of time, read off counters: marked so in every statement."""
     @property
     def pids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -110,8 +123,9 @@ class EngineRegistration(google.protobuf.message.Message):
         pids: collections.abc.Iterable[builtins.int] | None = ...,
         workload: builtins.str = ...,
         job: builtins.str = ...,
+        coarse: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["engine", b"engine", "job", b"job", "kind", b"kind", "model", b"model", "pids", b"pids", "workload", b"workload"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["coarse", b"coarse", "engine", b"engine", "job", b"job", "kind", b"kind", "model", b"model", "pids", b"pids", "workload", b"workload"]) -> None: ...
 
 Global___EngineRegistration: typing_extensions.TypeAlias = EngineRegistration
 
@@ -170,6 +184,7 @@ class Finish(google.protobuf.message.Message):
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
     DECODE_TOKENS_FIELD_NUMBER: builtins.int
     ABORTED_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
     request: builtins.int
     """Index into Batch.request_ids."""
     t_ns: builtins.int
@@ -178,6 +193,8 @@ class Finish(google.protobuf.message.Message):
     cached_tokens: builtins.int
     decode_tokens: builtins.int
     aborted: builtins.bool
+    count: builtins.int
+    """How many requests of the id "" this speaks of, their tokens summed; 0 means one request."""
     def __init__(
         self,
         *,
@@ -187,8 +204,9 @@ class Finish(google.protobuf.message.Message):
         cached_tokens: builtins.int = ...,
         decode_tokens: builtins.int = ...,
         aborted: builtins.bool = ...,
+        count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["aborted", b"aborted", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "prompt_tokens", b"prompt_tokens", "request", b"request", "t_ns", b"t_ns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aborted", b"aborted", "cached_tokens", b"cached_tokens", "count", b"count", "decode_tokens", b"decode_tokens", "prompt_tokens", b"prompt_tokens", "request", b"request", "t_ns", b"t_ns"]) -> None: ...
 
 Global___Finish: typing_extensions.TypeAlias = Finish
 

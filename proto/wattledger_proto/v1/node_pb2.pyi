@@ -29,6 +29,130 @@ class StatusRequest(google.protobuf.message.Message):
 Global___StatusRequest: typing_extensions.TypeAlias = StatusRequest
 
 @typing.final
+class RequestQuestion(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: builtins.int
+    ENGINE_FIELD_NUMBER: builtins.int
+    WAIT_S_FIELD_NUMBER: builtins.int
+    request: builtins.str
+    """The id as the engine reports it, or as the client gave it where the engine adds to it."""
+    engine: builtins.str
+    """Only those of this engine; empty: of any."""
+    wait_s: builtins.float
+    """How long to wait for the request's end to be told, 0 to 15 s."""
+    def __init__(
+        self,
+        *,
+        request: builtins.str = ...,
+        engine: builtins.str = ...,
+        wait_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "request", b"request", "wait_s", b"wait_s"]) -> None: ...
+
+Global___RequestQuestion: typing_extensions.TypeAlias = RequestQuestion
+
+@typing.final
+class RequestAnswer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    @property
+    def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RequestStatus]:
+        """Every request that bears the id, the latest first; empty where none is known."""
+
+    def __init__(
+        self,
+        *,
+        requests: collections.abc.Iterable[Global___RequestStatus] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
+
+Global___RequestAnswer: typing_extensions.TypeAlias = RequestAnswer
+
+@typing.final
+class RequestStatus(google.protobuf.message.Message):
+    """A request's tokens and energy, summed over the devices of its engine."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
+    ENGINE_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    WORKLOAD_FIELD_NUMBER: builtins.int
+    JOB_FIELD_NUMBER: builtins.int
+    FINISHED_NS_FIELD_NUMBER: builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    DECODE_TOKENS_FIELD_NUMBER: builtins.int
+    PREFILL_J_FIELD_NUMBER: builtins.int
+    DECODE_J_FIELD_NUMBER: builtins.int
+    GCO2E_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    QUALITY_FIELD_NUMBER: builtins.int
+    PROVISIONAL_FIELD_NUMBER: builtins.int
+    PREFILL_TOKENS_FIELD_NUMBER: builtins.int
+    host: builtins.str
+    request: builtins.str
+    engine: builtins.str
+    model: builtins.str
+    workload: builtins.str
+    job: builtins.str
+    finished_ns: builtins.int
+    """UTC; absent while it runs."""
+    prompt_tokens: builtins.int
+    cached_tokens: builtins.int
+    decode_tokens: builtins.int
+    prefill_j: builtins.float
+    decode_j: builtins.float
+    gco2e: builtins.float
+    """Operational grams; absent where the daemon's config names no zone."""
+    method: builtins.str
+    quality: builtins.str
+    provisional: builtins.bool
+    """Some of it is not booked yet, and may still change."""
+    prefill_tokens: builtins.int
+    """What prefilled and decoded so far, by the steps that were told; prompt_tokens and
+    decode_tokens are the engine's own figures once it finished.
+    """
+    def __init__(
+        self,
+        *,
+        host: builtins.str = ...,
+        request: builtins.str = ...,
+        engine: builtins.str = ...,
+        model: builtins.str | None = ...,
+        workload: builtins.str | None = ...,
+        job: builtins.str | None = ...,
+        finished_ns: builtins.int | None = ...,
+        prompt_tokens: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
+        decode_tokens: builtins.int = ...,
+        prefill_j: builtins.float = ...,
+        decode_j: builtins.float = ...,
+        gco2e: builtins.float | None = ...,
+        method: builtins.str = ...,
+        quality: builtins.str = ...,
+        provisional: builtins.bool = ...,
+        prefill_tokens: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_finished_ns", b"_finished_ns", "_gco2e", b"_gco2e", "_job", b"_job", "_model", b"_model", "_workload", b"_workload", "finished_ns", b"finished_ns", "gco2e", b"gco2e", "job", b"job", "model", b"model", "workload", b"workload"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_finished_ns", b"_finished_ns", "_gco2e", b"_gco2e", "_job", b"_job", "_model", b"_model", "_workload", b"_workload", "cached_tokens", b"cached_tokens", "decode_j", b"decode_j", "decode_tokens", b"decode_tokens", "engine", b"engine", "finished_ns", b"finished_ns", "gco2e", b"gco2e", "host", b"host", "job", b"job", "method", b"method", "model", b"model", "prefill_j", b"prefill_j", "prefill_tokens", b"prefill_tokens", "prompt_tokens", b"prompt_tokens", "provisional", b"provisional", "quality", b"quality", "request", b"request", "workload", b"workload"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_finished_ns", b"_finished_ns"]) -> typing.Literal["finished_ns"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gco2e", b"_gco2e"]) -> typing.Literal["gco2e"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_job", b"_job"]) -> typing.Literal["job"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_model", b"_model"]) -> typing.Literal["model"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_workload", b"_workload"]) -> typing.Literal["workload"] | None: ...
+
+Global___RequestStatus: typing_extensions.TypeAlias = RequestStatus
+
+@typing.final
 class RecordRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -314,6 +438,7 @@ class EngineStatus(google.protobuf.message.Message):
     J_PER_TOKEN_FIELD_NUMBER: builtins.int
     ESTIMATED_W_FIELD_NUMBER: builtins.int
     RUNNING_REQUESTS_FIELD_NUMBER: builtins.int
+    COARSE_FIELD_NUMBER: builtins.int
     engine: builtins.str
     kind: builtins.str
     model: builtins.str
@@ -341,6 +466,8 @@ class EngineStatus(google.protobuf.message.Message):
     estimated_w: builtins.float
     running_requests: builtins.int
     """Unfinished requests of its latest step; absent where its steps do not tell."""
+    coarse: builtins.bool
+    """Its events are read off counters."""
     @property
     def pids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -370,9 +497,10 @@ class EngineStatus(google.protobuf.message.Message):
         j_per_token: builtins.float | None = ...,
         estimated_w: builtins.float | None = ...,
         running_requests: builtins.int | None = ...,
+        coarse: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_decode_power_w", b"_decode_power_w", "_decode_tokens_per_s", b"_decode_tokens_per_s", "_estimated_w", b"_estimated_w", "_j_per_decode_token", b"_j_per_decode_token", "_j_per_prefill_token", b"_j_per_prefill_token", "_j_per_token", b"_j_per_token", "_job", b"_job", "_power_w", b"_power_w", "_prefill_power_w", b"_prefill_power_w", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_requests_per_s", b"_requests_per_s", "_running_requests", b"_running_requests", "_workload", b"_workload", "decode_power_w", b"decode_power_w", "decode_tokens_per_s", b"decode_tokens_per_s", "estimated_w", b"estimated_w", "j_per_decode_token", b"j_per_decode_token", "j_per_prefill_token", b"j_per_prefill_token", "j_per_token", b"j_per_token", "job", b"job", "power_w", b"power_w", "prefill_power_w", b"prefill_power_w", "prefill_tokens_per_s", b"prefill_tokens_per_s", "requests_per_s", b"requests_per_s", "running_requests", b"running_requests", "workload", b"workload"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_decode_power_w", b"_decode_power_w", "_decode_tokens_per_s", b"_decode_tokens_per_s", "_estimated_w", b"_estimated_w", "_j_per_decode_token", b"_j_per_decode_token", "_j_per_prefill_token", b"_j_per_prefill_token", "_j_per_token", b"_j_per_token", "_job", b"_job", "_power_w", b"_power_w", "_prefill_power_w", b"_prefill_power_w", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_requests_per_s", b"_requests_per_s", "_running_requests", b"_running_requests", "_workload", b"_workload", "decode_power_w", b"decode_power_w", "decode_tokens", b"decode_tokens", "decode_tokens_per_s", b"decode_tokens_per_s", "dropped_events", b"dropped_events", "duplicates", b"duplicates", "engine", b"engine", "estimated_w", b"estimated_w", "finishes", b"finishes", "j_per_decode_token", b"j_per_decode_token", "j_per_prefill_token", b"j_per_prefill_token", "j_per_token", b"j_per_token", "job", b"job", "kind", b"kind", "model", b"model", "pids", b"pids", "power_w", b"power_w", "prefill_power_w", b"prefill_power_w", "prefill_tokens", b"prefill_tokens", "prefill_tokens_per_s", b"prefill_tokens_per_s", "refused", b"refused", "requests_per_s", b"requests_per_s", "running_requests", b"running_requests", "silent_s", b"silent_s", "workload", b"workload"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_decode_power_w", b"_decode_power_w", "_decode_tokens_per_s", b"_decode_tokens_per_s", "_estimated_w", b"_estimated_w", "_j_per_decode_token", b"_j_per_decode_token", "_j_per_prefill_token", b"_j_per_prefill_token", "_j_per_token", b"_j_per_token", "_job", b"_job", "_power_w", b"_power_w", "_prefill_power_w", b"_prefill_power_w", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_requests_per_s", b"_requests_per_s", "_running_requests", b"_running_requests", "_workload", b"_workload", "coarse", b"coarse", "decode_power_w", b"decode_power_w", "decode_tokens", b"decode_tokens", "decode_tokens_per_s", b"decode_tokens_per_s", "dropped_events", b"dropped_events", "duplicates", b"duplicates", "engine", b"engine", "estimated_w", b"estimated_w", "finishes", b"finishes", "j_per_decode_token", b"j_per_decode_token", "j_per_prefill_token", b"j_per_prefill_token", "j_per_token", b"j_per_token", "job", b"job", "kind", b"kind", "model", b"model", "pids", b"pids", "power_w", b"power_w", "prefill_power_w", b"prefill_power_w", "prefill_tokens", b"prefill_tokens", "prefill_tokens_per_s", b"prefill_tokens_per_s", "refused", b"refused", "requests_per_s", b"requests_per_s", "running_requests", b"running_requests", "silent_s", b"silent_s", "workload", b"workload"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_decode_power_w", b"_decode_power_w"]) -> typing.Literal["decode_power_w"] | None: ...
     @typing.overload

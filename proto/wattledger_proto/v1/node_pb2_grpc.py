@@ -44,6 +44,11 @@ class NodeStub(object):
                 request_serializer=wattledger__proto_dot_v1_dot_node__pb2.RecordRequest.SerializeToString,
                 response_deserializer=wattledger__proto_dot_v1_dot_node__pb2.TraceLines.FromString,
                 _registered_method=True)
+        self.GetRequest = channel.unary_unary(
+                '/wattledger.v1.Node/GetRequest',
+                request_serializer=wattledger__proto_dot_v1_dot_node__pb2.RequestQuestion.SerializeToString,
+                response_deserializer=wattledger__proto_dot_v1_dot_node__pb2.RequestAnswer.FromString,
+                _registered_method=True)
 
 
 class NodeServicer(object):
@@ -62,6 +67,13 @@ class NodeServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRequest(self, request, context):
+        """What a request took so far, windows that are not booked yet included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Record,
                     request_deserializer=wattledger__proto_dot_v1_dot_node__pb2.RecordRequest.FromString,
                     response_serializer=wattledger__proto_dot_v1_dot_node__pb2.TraceLines.SerializeToString,
+            ),
+            'GetRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRequest,
+                    request_deserializer=wattledger__proto_dot_v1_dot_node__pb2.RequestQuestion.FromString,
+                    response_serializer=wattledger__proto_dot_v1_dot_node__pb2.RequestAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class Node(object):
             '/wattledger.v1.Node/Record',
             wattledger__proto_dot_v1_dot_node__pb2.RecordRequest.SerializeToString,
             wattledger__proto_dot_v1_dot_node__pb2.TraceLines.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wattledger.v1.Node/GetRequest',
+            wattledger__proto_dot_v1_dot_node__pb2.RequestQuestion.SerializeToString,
+            wattledger__proto_dot_v1_dot_node__pb2.RequestAnswer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,7 +57,23 @@ _NodeRecordType = typing_extensions.TypeVar(
     ],
 )
 
-class NodeStub(typing.Generic[_NodeGetStatusType, _NodeRecordType]):
+_NodeGetRequestType = typing_extensions.TypeVar(
+    '_NodeGetRequestType',
+    grpc.UnaryUnaryMultiCallable[
+        wattledger_proto.v1.node_pb2.RequestQuestion,
+        wattledger_proto.v1.node_pb2.RequestAnswer,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        wattledger_proto.v1.node_pb2.RequestQuestion,
+        wattledger_proto.v1.node_pb2.RequestAnswer,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        wattledger_proto.v1.node_pb2.RequestQuestion,
+        wattledger_proto.v1.node_pb2.RequestAnswer,
+    ],
+)
+
+class NodeStub(typing.Generic[_NodeGetStatusType, _NodeRecordType, _NodeGetRequestType]):
     @typing.overload
     def __init__(self: NodeStub[
         grpc.UnaryUnaryMultiCallable[
@@ -67,6 +83,10 @@ class NodeStub(typing.Generic[_NodeGetStatusType, _NodeRecordType]):
         grpc.UnaryStreamMultiCallable[
             wattledger_proto.v1.node_pb2.RecordRequest,
             wattledger_proto.v1.node_pb2.TraceLines,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            wattledger_proto.v1.node_pb2.RequestQuestion,
+            wattledger_proto.v1.node_pb2.RequestAnswer,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -80,12 +100,19 @@ class NodeStub(typing.Generic[_NodeGetStatusType, _NodeRecordType]):
             wattledger_proto.v1.node_pb2.RecordRequest,
             wattledger_proto.v1.node_pb2.TraceLines,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            wattledger_proto.v1.node_pb2.RequestQuestion,
+            wattledger_proto.v1.node_pb2.RequestAnswer,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetStatus: _NodeGetStatusType
 
     Record: _NodeRecordType
     """Evidence as it comes, each line one object of the trace format."""
+
+    GetRequest: _NodeGetRequestType
+    """What a request took so far, windows that are not booked yet included."""
 
 NodeAsyncStub: typing_extensions.TypeAlias = NodeStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -95,6 +122,10 @@ NodeAsyncStub: typing_extensions.TypeAlias = NodeStub[
     grpc.aio.UnaryStreamMultiCallable[
         wattledger_proto.v1.node_pb2.RecordRequest,
         wattledger_proto.v1.node_pb2.TraceLines,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        wattledger_proto.v1.node_pb2.RequestQuestion,
+        wattledger_proto.v1.node_pb2.RequestAnswer,
     ],
 ]
 
@@ -113,5 +144,13 @@ class NodeServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[wattledger_proto.v1.node_pb2.TraceLines], collections.abc.AsyncIterator[wattledger_proto.v1.node_pb2.TraceLines]]:
         """Evidence as it comes, each line one object of the trace format."""
+
+    @abc.abstractmethod
+    def GetRequest(
+        self,
+        request: wattledger_proto.v1.node_pb2.RequestQuestion,
+        context: _ServicerContext,
+    ) -> typing.Union[wattledger_proto.v1.node_pb2.RequestAnswer, collections.abc.Awaitable[wattledger_proto.v1.node_pb2.RequestAnswer]]:
+        """What a request took so far, windows that are not booked yet included."""
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
