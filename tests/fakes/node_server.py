@@ -28,10 +28,10 @@ class FakeNode(NodeServicer):
     """Answers `status`; a recording is `chunks`, then `abort`, or silence until it is cancelled."""
 
     status: Status = field(default_factory=Status)
-    answer: RequestAnswer = field(default_factory=RequestAnswer)
     chunks: list[list[str]] = field(default_factory=list)
     abort: tuple[grpc.StatusCode, str] | None = None
     path: Path = Path()
+    answer: RequestAnswer = field(default_factory=RequestAnswer)
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
