@@ -9,8 +9,8 @@ help:  ## This list
 
 demo:  ## From a real engine to grams, on this machine (minutes the first time)
 	@scripts/environment.sh daemon,cli
-	@scripts/engines.sh >/dev/null
-	@$(BIN)/wattledger demo --engine-python "$$(scripts/engines.sh --path)"
+	@scripts/engines.sh llama >/dev/null
+	@$(BIN)/wattledger demo --engine-python "$$(scripts/engines.sh --path llama)"
 
 test: check engines  ## Everything that CI runs
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10
@@ -36,7 +36,7 @@ soak:  ## An hour of a daemon under traffic: does anything grow?
 	@scripts/environment.sh dev
 	$(BIN)/python -m benchmarks soak
 
-engines:  ## Build the real engine that the tests and the demo use (kept between runs)
+engines:  ## Build the real engines that the tests and the demo use (kept between runs)
 	@scripts/engines.sh >/dev/null
 
 stubs:  ## Regenerate the protobuf stubs

@@ -26,6 +26,7 @@ from wattledger.records import (
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
 from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
+from wattledger_daemon.heart.step_sums import StepSum, StepSums, step_sums
 from wattledger_daemon.heart.tenures import Tenures
 from wattledger_daemon.heart.timeline import Timeline
 
@@ -268,6 +269,22 @@ class EvidenceBook:
     def has_steps(self, start_ns: int, end_ns: int) -> bool:
         """Whether any engine worked in a stretch."""
         return any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
+
+    def step_sums(self, engine: str, start_ns: int, end_ns: int) -> StepSums:
+        """What an engine computed in a stretch; all 0 for one that is not known."""
+        if engine not in self._steps:
+            return StepSums()
+        found = [
+            StepSum(
+                step.start_ns,
+                step.end_ns,
+                sum(tokens.prefill_tokens for tokens in step.requests),
+                sum(tokens.decode_tokens for tokens in step.requests),
+                sum(tokens.context_tokens for tokens in step.requests),
+            )
+            for step in self._steps[engine].touching(start_ns, end_ns)
+        ]
+        return step_sums(sorted(found), start_ns, end_ns)
 
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
