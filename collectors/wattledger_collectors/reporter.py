@@ -24,7 +24,7 @@ from itertools import groupby
 from wattledger_collectors.engines.events import EventBuffer
 from wattledger_collectors.outbox import Bounds, Outbox
 from wattledger_collectors.socket_path import default_socket_path
-from wattledger_collectors.wire import Identity, Link, LostError, Press, RefusedError
+from wattledger_collectors.wire import EngineFacts, Identity, Link, LostError, Press, RefusedError
 
 NS_PER_S = 1_000_000_000
 MEND = "pip install 'wattledger[collector]'"
@@ -32,7 +32,10 @@ MEND = "pip install 'wattledger[collector]'"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often the reporter does what; `poll_s` holds while batches are uncommitted."""
+    """How often the reporter does what; `poll_s` holds while batches are uncommitted.
+
+    A batch ends with the step that brings its requests, counted per step, to `batch_entries`.
+    """
 
     flush_s: float = 0.1
     batch_events: int = 512
@@ -42,6 +45,8 @@ class Pace:
     least_backoff_s: float = 0.2
     most_backoff_s: float = 2.0
     farewell_s: float = 1.0
+    pids_s: float = 30.0
+    batch_entries: int = 16_384
 
 
 class ForkGate:
@@ -75,17 +80,22 @@ class Reporting:
     Raises ImportError where grpc or protobuf is missing.
     """
 
-    def __init__(self, kind: str, buffer: EventBuffer, environ: Mapping[str, str]) -> None:
-        for name in ("grpc", "google", "google.protobuf"):
-            if find_spec(name) is None:
-                raise ImportError(f"{name} is not installed here; run: {MEND}")
+    def __init__(
+        self,
+        kind: str,
+        buffer: EventBuffer,
+        environ: Mapping[str, str],
+        facts: EngineFacts | None = None,
+    ) -> None:
+        require_grpc()
+        self._facts = facts
         self._kind = kind
         self._buffer = buffer
         self._environ = environ
         self._gate = ForkGate()
         self._reporters: dict[int, Reporter | None] = {}
         os.register_at_fork(after_in_child=buffer.clear)
-        atexit.register(self._stop)
+        atexit.register(self.stop)
 
     def ensure_running(self) -> None:
         """Cheap when it runs; several threads may ask at once."""
@@ -93,7 +103,7 @@ class Reporting:
         if pid in self._reporters:
             return
         try:
-            identity = Identity.of_this_process(self._kind, self._environ)
+            identity = Identity.of_this_process(self._kind, self._environ, self._facts)
             ours = Reporter(self._buffer, identity, self._socket, gate=self._gate)
             if self._reporters.setdefault(pid, ours) is ours:
                 ours.start()
@@ -105,10 +115,21 @@ class Reporting:
     def _socket(self) -> str:
         return default_socket_path(self._environ)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Hands over what this process has told; it is done at exit, too, where Python does that.
+
+        A child of `multiprocessing` that was forked skips `atexit`.
+        """
         reporter = self._reporters.get(os.getpid())
         if reporter is not None:
             reporter.stop()
+
+
+def require_grpc() -> None:
+    """Raises ImportError, with the mend, where grpc or protobuf is missing; imports neither."""
+    for name in ("grpc", "google", "google.protobuf"):
+        if find_spec(name) is None:
+            raise ImportError(f"{name} is not installed here; run: {MEND}")
 
 
 def warn(line: str) -> None:
@@ -144,6 +165,7 @@ class Reporter:
         self._link: Link
         self._daemon_id: str | None = None
         self._called_ns = self._retry_ns = 0
+        self._pids_ns: int | None = None
         self._backoff_s = 0.0
         self._told: set[str] = set()
 
@@ -185,10 +207,18 @@ class Reporter:
             self._tell_once("fault", f"tokens are not reported: {error}")
 
     def _collect(self) -> None:
-        while events := self._buffer.take(self._pace.batch_events):
+        self._look_up_pids()
+        while events := self._buffer.take(self._pace.batch_events, self._pace.batch_entries):
             for model, run in groupby(events, key=lambda event: event[1]):
                 batch = list(run)
                 self.outbox.add(self._press.batch(model, batch, self._buffer.dropped), len(batch))
+
+    def _look_up_pids(self) -> None:
+        """Workers may be started, and die, at any time."""
+        now_ns = time.monotonic_ns()
+        if self._pids_ns is None or now_ns - self._pids_ns >= self._pace.pids_s * NS_PER_S:
+            self._pids_ns = now_ns
+            self._press.look_up_pids()
 
     def _deliver(self, until_ns: int) -> None:
         self._contact()

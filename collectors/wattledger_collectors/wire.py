@@ -6,18 +6,50 @@ gRPC and the stubs are imported by the thread that uses them: an engine's start 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from wattledger_collectors.engines.events import Counts, Event, Part
+from wattledger_collectors.engines.events import (
+    Counts,
+    Event,
+    FinishEvent,
+    Part,
+    StepEvent,
+    TallyEvent,
+    TokenEvent,
+)
 
 if TYPE_CHECKING:
     import grpc
 
     from wattledger_proto.v1 import collect_pb2
+
+
+MOST_PIDS = 1024
+"""As many as the daemon takes of one engine."""
+
+_MOST_TENANT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a hook knows of its engine beyond the process that it runs in.
+
+    Without `engine` it is `<kind>-<pid>`; `part` tells apart what one process reports of several
+    engines. `pids` is asked now and then, by the reporter's thread; without it the engine is this
+    process. `coarse` is for events read off counters. `tenant_of` is asked once per request, ""
+    is nobody.
+    """
+
+    engine: str = ""
+    part: str = ""
+    pids: Callable[[], Iterable[int]] | None = None
+    coarse: bool = False
+    tenant_of: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +62,12 @@ class Identity:
     boot_id: str
     workload: str = ""
     job: str = ""
+    facts: EngineFacts = EngineFacts()
 
     @classmethod
-    def of_this_process(cls, kind: str, environ: Mapping[str, str]) -> Identity:
+    def of_this_process(
+        cls, kind: str, environ: Mapping[str, str], facts: EngineFacts | None = None
+    ) -> Identity:
         """Reads proc_pid_stat(5), field 22, and the kernel's boot id; raises OSError."""
         stat = Path("/proc/self/stat").read_text()
         return cls(
@@ -42,12 +77,19 @@ class Identity:
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             workload=environ.get("WATTLEDGER_WORKLOAD", ""),
             job=environ.get("WATTLEDGER_JOB", ""),
+            facts=facts or EngineFacts(),
         )
 
     @property
     def source(self) -> str:
-        """The name of this process for its lifetime."""
-        return f"{self.kind}/{self.pid}/{self.start}"
+        """The name of this process, or of its part, for its lifetime."""
+        name = f"{self.kind}/{self.pid}/{self.start}"
+        return f"{name}/{self.facts.part}" if self.facts.part else name
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, the same from every process that reports for it."""
+        return self.facts.engine or f"{self.kind}-{self.pid}"
 
 
 class LostError(Exception):
@@ -68,38 +110,79 @@ class Press:
         self._identity = identity
         self._model = ""
         self._told = Counts()
+        self._pids = [identity.pid]
+        self._tenants: dict[str, str] = {}
+
+    def look_up_pids(self) -> None:
+        """Asks again which processes the engine is; where that fails it stays as it was."""
+        look_up = self._identity.facts.pids
+        if look_up is None:
+            return
+        with suppress(Exception):
+            self._pids = sorted({*look_up()})[:MOST_PIDS] or self._pids
 
     def batch(self, model: str, events: Sequence[Event], dropped: Counts) -> bytes:
         """A batch without its stamp."""
         self._model = model
         batch = self._pb.Batch()
-        names: dict[str, int] = {}
+        names = _Names()
         for event in events:
             self._told.count(event)
-            if event[0] == "finish":
-                _, _, t_ns, name, prompt, cached, decode, aborted = event
-                batch.finishes.add(
-                    request=names.setdefault(name, len(names)),
-                    t_ns=t_ns,
-                    prompt_tokens=prompt,
-                    cached_tokens=cached,
+            if event[0] == "columns":
+                _, _, start_ns, end_ns, requests, prefill, decode, context = event
+                batch.steps.add(
+                    sequence=self._told.steps,
+                    start_ns=start_ns,
+                    end_ns=end_ns,
+                    requests=names.indices(requests),
+                    prefill_tokens=prefill,
                     decode_tokens=decode,
-                    aborted=aborted,
+                    context_tokens=context,
                 )
-                continue
-            if event[0] == "token":
-                _, _, start_ns, end_ns, name, context = event
-                parts: tuple[Part, ...] = ((name, 0, 1, context),)
-            else:
-                _, _, start_ns, end_ns, parts = event
-            step = batch.steps.add(sequence=self._told.steps, start_ns=start_ns, end_ns=end_ns)
-            for name, prefill, decode, context in parts:
-                step.requests.append(names.setdefault(name, len(names)))
-                step.prefill_tokens.append(prefill)
-                step.decode_tokens.append(decode)
-                step.context_tokens.append(context)
-        batch.request_ids.extend(_valid(name) for name in names)
+            elif event[0] in {"finish", "tally"}:
+                self._add_finish(batch.finishes.add(), event, names)
+            elif event[0] in {"step", "token"}:
+                self._add_step(batch.steps.add(sequence=self._told.steps), event, names)
+        self._name_requests(batch, list(names.numbers))
         return batch.SerializeToString() + self.empty(dropped)
+
+    def _add_finish(
+        self, finish: collect_pb2.Finish, event: FinishEvent | TallyEvent, names: _Names
+    ) -> None:
+        name = ""
+        if event[0] == "finish":
+            _, _, t_ns, name, prompt, cached, decode, finish.aborted = event
+        else:
+            _, _, t_ns, finish.count, prompt, cached, decode = event
+        finish.request = names.index(name)
+        finish.t_ns, finish.prompt_tokens = t_ns, prompt
+        finish.cached_tokens, finish.decode_tokens = cached, decode
+
+    def _add_step(
+        self, step: collect_pb2.Step, event: StepEvent | TokenEvent, names: _Names
+    ) -> None:
+        parts: tuple[Part, ...]
+        if event[0] == "token":
+            _, _, step.start_ns, step.end_ns, name, context = event
+            parts = ((name, 0, 1, context),)
+        else:
+            _, _, step.start_ns, step.end_ns, parts = event
+        for name, prefill, decode, context in parts:
+            step.requests.append(names.index(name))
+            step.prefill_tokens.append(prefill)
+            step.decode_tokens.append(decode)
+            step.context_tokens.append(context)
+
+    def _name_requests(self, batch: collect_pb2.Batch, names: list[str]) -> None:
+        batch.request_ids.extend(map(_valid, names))
+        tenant_of = self._identity.facts.tenant_of
+        if tenant_of is None:
+            return
+        # A request keeps the tenant that it had in the batch before.
+        known = self._tenants
+        self._tenants = {name: known.get(name) or _asked(tenant_of, name) for name in names}
+        if any(self._tenants.values()):
+            batch.request_tenants.extend(self._tenants.values())
 
     def empty(self, dropped: Counts) -> bytes:
         """A batch without events and without its stamp: who we are, and what we counted."""
@@ -108,12 +191,13 @@ class Press:
             source=identity.source,
             boot_id=identity.boot_id,
             engine=self._pb.EngineRegistration(
-                engine=f"{identity.kind}-{identity.pid}",
+                engine=identity.engine,
                 kind=identity.kind,
                 model=_valid(self._model),
-                pids=[identity.pid],
+                pids=self._pids,
                 workload=_valid(identity.workload),
                 job=_valid(identity.job),
+                coarse=identity.facts.coarse,
             ),
             totals=self._pb.Totals(
                 steps=told.steps + dropped.steps,
@@ -130,6 +214,29 @@ class Press:
         """
         stamp = self._pb.Batch(sequence=number, sent_ns=sent_ns, dropped_events=dropped_events)
         return stamp.SerializeToString()
+
+
+class _Names:
+    """The requests of one batch, numbered as they come."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self._last: Sequence[str] | None = None
+        self._last_indices: list[int] = []
+
+    def index(self, name: str) -> int:
+        return self.numbers.setdefault(name, len(self.numbers))
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Of a step's requests; the list told before is not looked up again."""
+        if names is not self._last:
+            self._last, index = names, self.index
+            known = list(map(self.numbers.get, names))
+            self._last_indices = [
+                index(name) if number is None else number
+                for name, number in zip(names, known, strict=True)
+            ]
+        return self._last_indices
 
 
 class Link:
@@ -191,6 +298,13 @@ def _made(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
+
+
+def _asked(tenant_of: Callable[[str], str], name: str) -> str:
+    try:
+        return _valid(tenant_of(name))[:_MOST_TENANT]
+    except Exception:  # noqa: BLE001 - the engine hook's border
+        return ""
 
 
 def _valid(text: str) -> str:

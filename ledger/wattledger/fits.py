@@ -54,3 +54,15 @@ class Fit:
     residual_ratio: float
     method: str
     since_ns: int
+
+
+class Calibrated(NamedTuple):
+    """What the daemon keeps of a key: its state for restarts (opaque), and a fit where it is new.
+
+    `taught_ns` is UTC.
+    """
+
+    key: FitKey
+    taught_ns: int
+    state: str
+    fit: Fit | None

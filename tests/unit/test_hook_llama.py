@@ -12,7 +12,8 @@ import pytest
 
 from fakes.llama import EOS, FakeLlama, complete
 from wattledger_collectors.engines.events import Counts, EventBuffer, FinishEvent, StepEvent
-from wattledger_collectors.engines.llama_cpp import PAUSE_NS, Hook
+from wattledger_collectors.engines.llama_cpp import Hook
+from wattledger_collectors.engines.llama_cpp_request import PAUSE_NS
 
 
 class Clock:

@@ -11,8 +11,9 @@ vllm/entrypoints; X is the header, N a number):
     /inference/v1/generate     generate-tokens-X
     others                     decision-X, generative-scoring-X-N
 
-One of several choices (`n` above 1) may be told with /N behind all that. The Responses API
-ignores the header: its ids are the engine's own.
+Our hook puts `#N` behind all that for each of several choices (`n` above 1), and `#rN` where an
+id comes again while the first is live or has just been. The Responses API ignores the header: its
+ids are the engine's own, `resp_...`, of which each turn is `resp_..._N`.
 """
 
 from __future__ import annotations
@@ -25,63 +26,80 @@ _ALONE = ("chatcmpl", "transcribe", "translate", "generate-tokens", "decision")
 
 _NUMBERED = {
     "cmpl": "-",
-    "chatcmpl": "_",
     "embd": "-",
     "pooling": "-",
     "classify": "-",
     "score": "-",
     "generative-scoring": "-",
+    "chatcmpl": "_",
     "transcribe": "-",
     "translate": "-",
 }
 """What stands before the number."""
 
-_CHOICE = re.compile(r"/[0-9]{1,6}\Z")
+_CHOICE = re.compile(r"#r?[0-9]{1,9}\Z")
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _KINDS = sorted({*_ALONE, *_NUMBERED}, key=len, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names that an id stands for: `plain` ones, and `stems` that want a number behind them.
+    """Names that an id stands for: `plain` ones, and stems that want a number behind them.
 
-    A stem counts only where no plain name is known: `chatcmpl-a_1` is the request `a_1` of its
-    own, unless `a` was a batch.
+    One of the `loose` stems counts only where nothing else is known: `chatcmpl-a_1` is a request
+    of the header `a_1`, unless that of `a` was a batch.
     """
 
     plain: tuple[str, ...]
     stems: tuple[str, ...]
+    loose: tuple[str, ...]
 
-    def is_plain(self, name: str) -> bool:
-        """Whether `name` is a plain one, or a choice of it."""
-        return _CHOICE.sub("", name) in self.plain
-
-    def is_numbered(self, name: str) -> bool:
-        """Whether `name` is a stem and a number, or a choice of such."""
+    def is_sure(self, name: str) -> bool:
+        """Whether no other id makes this name; with or without a `#`."""
         bare = _CHOICE.sub("", name)
-        return any(
-            bare.startswith(stem) and _NUMBER.match(bare, len(stem)) is not None
-            for stem in self.stems
-        )
+        return name in self.plain or bare in self.plain or _numbered(bare, self.stems)
+
+    def is_likely(self, name: str) -> bool:
+        """Whether the id makes this name where it stands for several requests."""
+        return _numbered(_CHOICE.sub("", name), self.loose)
+
+    def ranges(self) -> tuple[tuple[str, str], ...]:
+        """Stretches [low, high) of the order of text in which all but the plain names lie."""
+        choices = ((name + "#", name + "$") for name in self.plain)
+        numbered = ((stem + "0", stem + ":") for stem in (*self.stems, *self.loose))
+        return (*choices, *numbered)
+
+
+def _numbered(name: str, stems: tuple[str, ...]) -> bool:
+    return any(
+        name.startswith(stem) and _NUMBER.match(name, len(stem)) is not None for stem in stems
+    )
 
 
 def names_of(asked: str) -> Names:
     """Every name that `asked` may stand for: the engine's, the header's, or the response's id."""
-    plain = [asked, *(f"{kind}-{asked}" for kind in _ALONE)]
-    stems = [f"{kind}-{asked}{mark}" for kind, mark in _NUMBERED.items()]
+    marks = {f"{kind}-{asked}": mark for kind, mark in _NUMBERED.items()}
+    sure = [f"{kind}-{asked}" for kind in _NUMBERED if kind not in _ALONE]
     kind = _kind_of(asked)
     if kind is not None and kind in _NUMBERED:
-        stems.append(asked + _NUMBERED[kind])
-    return Names(tuple(plain), tuple(stems))
+        marks[asked] = _NUMBERED[kind]
+        sure += [] if kind in _ALONE else [asked]
+    if asked.startswith("resp_"):
+        marks[asked] = "_"
+        sure.append(asked)
+    return Names(
+        (asked, *(f"{kind}-{asked}" for kind in _ALONE)),
+        tuple(name + marks[name] for name in sure),
+        tuple(name + mark for name, mark in marks.items() if name not in sure),
+    )
 
 
 def client_ids(name: str) -> tuple[str, ...]:
     """The headers that may have made this name of an engine's, the likeliest first."""
-    bare = _CHOICE.sub("", name)
-    kind = _kind_of(bare)
+    kind = _kind_of(name)
     if kind is None:
-        return (bare,)
-    rest = bare[len(kind) + 1 :]
+        return (name,)
+    rest = name[len(kind) + 1 :]
     found = [rest] if kind in _ALONE else []
     stem, mark, number = rest.rpartition(_NUMBERED.get(kind, "\0"))
     if mark and stem and _NUMBER.match(number):

@@ -7,7 +7,6 @@ over a handshake), follows no redirect, and asks no proxy, so that the password 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import socket
 import ssl
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from wattledger_collectors.deadline import DeadlineReader
 from wattledger_collectors.sensors.protocol import Denied, RedfishSettings
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class RedfishLink:
         from http.client import HTTPResponse
 
         # All it asks of a socket is a file.
-        return HTTPResponse(_Wire(sock, self._left_s), method=method)  # type: ignore[arg-type]
+        return HTTPResponse(DeadlineReader(sock, self._left_s), method=method)  # type: ignore[arg-type]
 
     def _left_s(self) -> float:
         """Time until the deadline, never 0; raises TimeoutError from then on."""
@@ -133,33 +133,6 @@ class RedfishLink:
         if left_s <= 0.0:
             raise TimeoutError(f"timed out: no whole answer in {self._access.timeout_s} s")
         return left_s
-
-
-class _Wire(io.RawIOBase):
-    """What a socket receives until a deadline, which no dribble of bytes puts off."""
-
-    def __init__(self, sock: socket.socket, left_s: Callable[[], float]) -> None:
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self._left_s = left_s
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """This as a file."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
-        """Receive what there is; raises TimeoutError."""
-        self._sock.settimeout(self._left_s())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._raw.close()
-        super().close()
 
 
 def _password(access: RedfishSettings) -> str:

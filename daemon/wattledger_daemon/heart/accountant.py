@@ -12,10 +12,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from wattledger.fits import Calibrated
 from wattledger.records import (
     NS_PER_S,
     Clock,
     Device,
+    DeviceKind,
     Evidence,
     Finish,
     Page,
@@ -23,12 +25,15 @@ from wattledger.records import (
     Step,
 )
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
+from wattledger_daemon.heart.calibration.book import CostBook, Saving
+from wattledger_daemon.heart.calibration.teaching import lessons_of
 from wattledger_daemon.heart.evidence import EvidenceBook, Touched
 from wattledger_daemon.heart.idle import IdleBook, Lesson, lesson_of
 from wattledger_daemon.heart.metering import MAX_GAP_NS
 from wattledger_daemon.heart.paging import EventCounts, Window, make_page
 
 _HOUR_NS = 3600 * NS_PER_S
+_LATELY_NS = 3 * NS_PER_S
 _ENGINE_EVENTS = (Step, Finish)
 
 
@@ -39,8 +44,9 @@ class AccountantSettings:
     Above `max_rows` (a row is a request in a step or a process in a use record, some 100
     bytes) the horizon comes nearer, down to the windows not yet booked: memory is bounded under
     any load.
-    With `learn_idle` a device that comes without idle power is given what is learned of it; a
-    replay takes its trace at its word.
+    With `learn_idle` a device that comes without idle power is given what is learned of it, with
+    `learn_costs` an engine without a pinned cost model is calibrated; a replay takes its trace at
+    its word.
     """
 
     window_ns: int = 5 * NS_PER_S
@@ -49,6 +55,7 @@ class AccountantSettings:
     horizon_ns: int | None = 600 * NS_PER_S
     max_rows: int = 100_000
     learn_idle: bool = False
+    learn_costs: bool = False
 
 
 class Accountant:
@@ -67,6 +74,9 @@ class Accountant:
         self._idle = IdleBook()
         self._lessons: dict[Window, list[Lesson]] = {}
         self._learned: dict[str, Device] = {}
+        self._costs = CostBook()
+        self._taught: dict[Window, CostBook] = {}
+        self._saving = Saving()
 
     @property
     def clock(self) -> Clock:
@@ -155,21 +165,63 @@ class Accountant:
         windows = list(self._open_windows(until_ns))
         return self._pages([replace(w, end_ns=min(w.end_ns, until_ns)) for w in windows])
 
+    def preview(self, now_ns: int) -> list[Page]:
+        """Pages of what is not booked yet, up to now, as if nothing of it were still to come.
+
+        Who used a device last is taken to use it still. Nothing is kept: what is booked later is
+        the same with a preview or without.
+        """
+        pages = []
+        idle = self._idle.copy()
+        with self._evidence.looking_ahead() as ahead:
+            for window in self._open_windows(now_ns):
+                cut = replace(window, end_ns=min(window.end_ns, now_ns))
+                seen = self._seen(cut, idle)
+                pages.append(self._page(cut, [ahead(item, cut.end_ns) for item in seen]))
+                if self._settings.learn_idle:
+                    idle.learn(self._lessons_of(cut, seen))
+        return pages
+
+    def unbooked_finishes(self) -> list[Finish]:
+        """Requests that finished in what is not booked yet, by time."""
+        latest_ns = self.latest_ns
+        start_ns = (
+            self._evidence.first_ns if self._booked_until_ns is None else self._booked_until_ns
+        )
+        if latest_ns is None or start_ns is None:
+            return []
+        return self._evidence.finishes(start_ns, latest_ns + 1)
+
+    @property
+    def metered_until_ns(self) -> int | None:
+        """Up to where every device's meter has spoken that spoke lately; None where none did."""
+        lately_ns = (self.latest_ns or 0) - _LATELY_NS
+        spoken = [
+            self._evidence.meter(device.device).last_ns
+            for device in self._evidence.devices
+            if device.kind is not DeviceKind.NODE
+        ]
+        return min((t_ns for t_ns in spoken if t_ns and t_ns > lately_ns), default=None)
+
     def _pages(self, fresh: list[Window]) -> list[Page]:
         """Pages of dirty and fresh windows; a fresh one stands under what those before it taught.
 
         So that it does not matter how many windows are closed at once.
         """
-        idle = self._idle.copy()
-        self._lessons = {}
+        idle, costs = self._idle.copy(), self._costs
+        self._lessons, self._taught = {}, {}
         dirty = sorted(self._dirty, key=lambda window: window.start_ns)
         pages = [self._page(window, self._seen(window, idle)) for window in dirty]
         for window in fresh:
             seen = self._seen(window, idle)
+            self._evidence.calibrate(costs.costs())
             pages.append(self._page(window, seen))
             if self._settings.learn_idle:
                 self._lessons[window] = self._lessons_of(window, seen)
                 idle.learn(self._lessons[window])
+            if self._settings.learn_costs:
+                costs = self._taught[window] = self._after(costs, window, seen)
+        self._evidence.calibrate(self._costs.costs())
         return pages
 
     def _page(self, window: Window, seen: Sequence[DeviceWindow]) -> Page:
@@ -263,6 +315,8 @@ class Accountant:
             return
         if self._origin_ns is None:
             self._origin_ns = window.start_ns
+        if self._settings.learn_costs:
+            self._learn_costs(window)
         if self._settings.learn_idle:
             self._learn(window)
         self._booked_until_ns = window.end_ns
@@ -288,6 +342,33 @@ class Accountant:
         """Devices whose idle power was learned anew since this was last asked."""
         learned, self._learned = list(self._learned.values()), {}
         return learned
+
+    def _after(self, costs: CostBook, window: Window, seen: Sequence[DeviceWindow]) -> CostBook:
+        """The book of costs after a window; one that lost events would teach too cheap steps."""
+        if self._counts_in(window).dropped:
+            return costs
+        span = (window.start_ns, window.end_ns)
+        lessons = lessons_of(self._evidence, window.clock.epoch_ns, span, seen)
+        return costs.learn(lessons, window.clock) if lessons else costs
+
+    def _learn_costs(self, window: Window) -> None:
+        """As with idle power: a new fit alone restates no window."""
+        taught = self._taught.pop(window, None)
+        if taught is None:
+            taught = self._after(self._costs, window, self._seen(window, self._idle))
+        self._saving.moved(self._costs, taught)
+        self._costs = taught
+        self._evidence.calibrate(taught.costs())
+
+    def remember_costs(self, states: Iterable[str]) -> None:
+        """Take the calibrations that were kept, before any evidence."""
+        if self._settings.learn_costs:
+            self._costs = self._costs.remember(states)
+            self._evidence.calibrate(self._costs.costs())
+
+    def take_calibrated(self, taught_ns: int, *, every: bool = False) -> list[Calibrated]:
+        """Calibrations to keep now, those with a new fit among them; `every`: all that moved."""
+        return self._saving.take(self._costs, taught_ns, every=every)
 
     def re_anchor(self, clock: Clock, t_ns: int) -> None:
         """Cut windows by another clock from `t_ns` on, which must be booked up to."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.heart.attribution.laying import DeviceWindow
+from wattledger_daemon.heart.attribution.laying import DeviceWindow, carried_on
 from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
 from wattledger_daemon.heart.step_sums import StepSum, StepSums, step_sums
@@ -93,6 +94,7 @@ class EvidenceBook:
         self._tenures = Tenures()
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, CostModel] = {}
+        self._calibrated: Mapping[str, CostModel] = {}
         self._steps: dict[str, Timeline[Step]] = defaultdict(Timeline)
         self._step_keys: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
         self._ended: Timeline[Ended] = Timeline()
@@ -221,6 +223,23 @@ class EvidenceBook:
         intervals = self._meters[device.device].intervals(start_ns, end_ns, cuts)
         return DeviceWindow(device, intervals, uses)
 
+    @contextmanager
+    def looking_ahead(self) -> Iterator[Callable[[DeviceWindow, int], DeviceWindow]]:
+        """For the length of a `with` block choose nothing that stays.
+
+        Yields what carries on a device's last use up to the end of a window.
+        """
+        chosen = dict(self._token_devices)
+
+        def ahead(seen: DeviceWindow, end_ns: int) -> DeviceWindow:
+            uses = self._uses.get(seen.device.device)
+            return carried_on(seen, uses.latest if uses else None, end_ns)
+
+        try:
+            yield ahead
+        finally:
+            self._token_devices = chosen
+
     def engine_windows(self, start_ns: int, end_ns: int) -> list[EngineWindow]:
         """Every known engine with its steps in a window, by name."""
         return [
@@ -238,8 +257,17 @@ class EvidenceBook:
         ]
 
     def cost_of(self, engine: str) -> CostModel:
-        """The engine's cost model; default weights unless one is pinned."""
-        return self._costs.get(engine, DEFAULT_COST_MODEL)
+        """The engine's cost model: pinned, else calibrated, else the default weights."""
+        return self._costs.get(engine) or self._calibrated.get(engine, DEFAULT_COST_MODEL)
+
+    def calibrate(self, costs: Mapping[str, CostModel]) -> None:
+        """Take these for the calibrated cost models by engine, and no others."""
+        self._calibrated = costs
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Registered engines, by name."""
+        return [self._engines[name] for name in sorted(self._engines)]
 
     def engine(self, name: str) -> Engine:
         """A registered engine; one that never registered is known by its name alone."""
@@ -272,8 +300,12 @@ class EvidenceBook:
 
     def step_sums(self, engine: str, start_ns: int, end_ns: int) -> StepSums:
         """What an engine computed in a stretch; all 0 for one that is not known."""
+        return step_sums(self.step_totals(engine, start_ns, end_ns), start_ns, end_ns)
+
+    def step_totals(self, engine: str, start_ns: int, end_ns: int) -> list[StepSum]:
+        """An engine's steps that touch a stretch, each summed over requests, by time."""
         if engine not in self._steps:
-            return StepSums()
+            return []
         found = [
             StepSum(
                 step.start_ns,
@@ -284,7 +316,7 @@ class EvidenceBook:
             )
             for step in self._steps[engine].touching(start_ns, end_ns)
         ]
-        return step_sums(sorted(found), start_ns, end_ns)
+        return sorted(found)
 
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
@@ -303,7 +335,7 @@ class EvidenceBook:
         yield from self.devices
         yield from self._tenures
         yield from self._engines.values()
-        for name, cost in self._costs.items():
+        for name, cost in (dict(self._calibrated) | self._costs).items():
             yield PinnedCost(name, cost)
 
     def standing(self) -> Iterator[Evidence]:

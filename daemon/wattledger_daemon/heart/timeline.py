@@ -38,6 +38,11 @@ class Timeline(Generic[S]):
         return self._items[0].start_ns
 
     @property
+    def latest(self) -> S:
+        """The stretch that starts last; IndexError when empty."""
+        return self._items[-1]
+
+    @property
     def last_ns(self) -> int:
         """Latest end; ValueError when empty."""
         return max(item.end_ns for item in self._items)

@@ -16,12 +16,14 @@ from wattledger.store import (
     journal,
     notebook,
     sqlite_books,
+    sqlite_named,
     sqlite_read,
     sqlite_requests,
     sqlite_write,
 )
 from wattledger.store.check import check
 from wattledger.store.connection import Place, connect, fault
+from wattledger.store.named import NamedRequest, NameRule
 from wattledger.store.names import DEVICES, Names, device_of
 from wattledger.store.protocol import (
     Books,
@@ -144,6 +146,11 @@ class SqliteLedger:
         """As `Store.requests`."""
         with self._transaction() as conn:
             return sqlite_requests.requests(conn, start_ns, end_ns, filters)
+
+    def named(self, rule: NameRule) -> list[NamedRequest]:
+        """As `RequestLookup.named`."""
+        with self._transaction() as conn:
+            return sqlite_named.named(conn, rule)
 
     def append(self, boot_id: str, entries: Sequence[JournalEntry]) -> None:
         """As `Journal.append`."""

@@ -2,86 +2,96 @@
 
 v(S) = f*[S not empty] + sum(a*prefill + b*decode + c*context). Its Shapley value is f/n plus
 the request's own cost: exact, closed-form, and only ever a weight, because the total is the
-meter's. Source: accounting.md section 3, vectors V2 and V9.
+meter's. A request's f/n follows its own phase mix; its context belongs to its decode, to its
+prefill where it decodes nothing. Source: accounting.md section 3, vectors V2 and V9.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from wattledger.records import Activity, CostModel, RequestTokens, Step
+from wattledger.records import CostModel
+from wattledger_daemon.heart.attribution.steps import Weighed
+from wattledger_daemon.heart.runs import Block, Run
+
+_LEAST_J = 1e-200
+"""A weight below it is none: energy over it would overflow."""
+
+
+class Place(NamedTuple):
+    """Where a step of a window stands: which block, and where in it."""
+
+    block: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseWeight:
-    """Cost of one request's phase in a step, joules by the model."""
+class WindowSteps:
+    """An engine's steps that touch a window, in order of time: the blocks they are in, and where.
 
-    request: str
-    activity: Activity
-    weight_j: float
-
-
-def phase_weights(step: Step, cost: CostModel) -> list[PhaseWeight]:
-    """The step's cost per (request, phase), in the step's order; [] without a breakdown."""
-    fixed_j = cost.f_j / len(step.requests) if step.requests else 0.0
-    return [weight for tokens in step.requests for weight in _of_request(tokens, fixed_j, cost)]
-
-
-def _of_request(tokens: RequestTokens, fixed_j: float, cost: CostModel) -> list[PhaseWeight]:
-    """A request's phases; its f/n follows its own phase mix, its context its decode."""
-    prefill_j = cost.a_j * tokens.prefill_tokens
-    decode_j = cost.b_j * tokens.decode_tokens
-    context_j = cost.c_j * tokens.context_tokens
-    name = tokens.request
-    if not tokens.decode_tokens:
-        return [PhaseWeight(name, Activity.PREFILL, prefill_j + context_j + fixed_j)]
-    decode_j += context_j
-    if not tokens.prefill_tokens:
-        return [PhaseWeight(name, Activity.DECODE, decode_j + fixed_j)]
-    own_j = prefill_j + decode_j
-    mix = prefill_j / own_j if own_j > 0.0 else 1.0
-    return [
-        PhaseWeight(name, Activity.PREFILL, prefill_j + fixed_j * mix),
-        PhaseWeight(name, Activity.DECODE, decode_j + fixed_j * (1.0 - mix)),
-    ]
-
-
-def phase_shares(step: Step, cost: CostModel) -> list[tuple[str, Activity, float]]:
-    """`phase_weights` scaled to sum to 1; all-zero weights share equally."""
-    weights = phase_weights(step, cost)
-    total_j = sum(weight.weight_j for weight in weights)
-    if total_j <= 0.0:
-        return [(w.request, w.activity, 1.0 / len(weights)) for w in weights]
-    return [(w.request, w.activity, w.weight_j / total_j) for w in weights]
-
-
-def mixes(steps: Sequence[Step], cost: CostModel) -> tuple[list[int], list[Step]]:
-    """Index of each step's mix, and one step of each mix.
-
-    Steps of one mix compute the same for the same requests, as far as `cost` looks: a running
-    batch repeats itself for thousands of steps, and is then shared out once.
+    A step is named by its place in `places` from here on.
     """
-    known: dict[tuple[object, ...], int] = {}
-    found: list[Step] = []
-    of_step: list[int] = []
-    for step in steps:
-        key: tuple[object, ...] = tuple(
-            (t.request, t.prefill_tokens, t.decode_tokens, t.context_tokens if cost.c_j else 0)
-            for t in step.requests
-        )
-        if key not in known:
-            known[key] = len(found)
-            found.append(step)
-        of_step.append(known[key])
-    return of_step, found
+
+    blocks: Sequence[Block]
+    places: Sequence[Place]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block], start_ns: int, end_ns: int) -> WindowSteps:
+        """Steps that overlap [start_ns, end_ns), and those of no length that lie in it."""
+        found = [
+            (start, end, block.seqs[index], number, index)
+            for number, block in enumerate(blocks)
+            for index, (start, end) in enumerate(zip(block.starts_ns, block.ends_ns, strict=True))
+            if start < end_ns and (end > start_ns or start >= start_ns)
+        ]
+        return cls(blocks, [Place(*key[3:]) for key in sorted(found)])
+
+    def weighed(self, cost: CostModel) -> Iterator[Weighed]:
+        """Each step's extent and cost v; f + b where its breakdown is unknown."""
+        for number, index in self.places:
+            block = self.blocks[number]
+            weight_j = cost.f_j + (
+                cost.a_j * block.prefill_tokens[index]
+                + cost.b_j * block.decode_tokens[index]
+                + cost.c_j * block.context_tokens[index]
+            )
+            count = block.counts[index]
+            yield Weighed(
+                block.starts_ns[index],
+                block.ends_ns[index],
+                weight_j if count else cost.f_j + cost.b_j,
+                max(count + block.mixed[index], 1),
+            )
 
 
-def step_weight_j(step: Step, cost: CostModel) -> float:
-    """Cost v of the whole step, joules by the model; f + b where its breakdown is unknown."""
-    if not step.requests:
-        return cost.f_j + cost.b_j
-    return cost.f_j + sum(
-        cost.a_j * t.prefill_tokens + cost.b_j * t.decode_tokens + cost.c_j * t.context_tokens
-        for t in step.requests
-    )
+class Price(NamedTuple):
+    """What a microjoule of a step is worth: per joule of cost, and per request beside it.
+
+    All-zero weights share equally. Without a breakdown nobody has a share.
+    """
+
+    per_j: float
+    per_request: float
+
+
+def prices(steps: WindowSteps, weighed: Sequence[Weighed], cost: CostModel) -> list[Price]:
+    """Each step's price, in the steps' order."""
+    found = []
+    for (number, index), step in zip(steps.places, weighed, strict=True):
+        count = steps.blocks[number].counts[index]
+        if not count:
+            found.append(Price(0.0, 0.0))
+        elif step.weight_j > _LEAST_J:
+            found.append(Price(1.0 / step.weight_j, cost.f_j / count / step.weight_j))
+        else:
+            found.append(Price(0.0, 1.0 / step.phases))
+    return found
+
+
+def prefill_mix(run: Run, cost: CostModel) -> float:
+    """The part of its own cost that a request which does both in one step has by its prefill."""
+    prefill_j = cost.a_j * run.prefill_tokens
+    own_j = prefill_j + cost.b_j * run.decode_tokens + cost.c_j * run.context_tokens
+    return prefill_j / own_j if own_j > 0.0 else 1.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wattledger.records import Device, Quality, UseRecord
+from wattledger.records import NS_PER_S, Device, Quality, UseRecord
 from wattledger_daemon.heart.attribution.steps import Quantities
 from wattledger_daemon.heart.metering import EnergyInterval
+
+_CARRIED_NS = 10 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,13 @@ class DeviceWindow:
     device: Device
     intervals: Sequence[EnergyInterval]
     uses: Sequence[UseRecord]
+
+
+def carried_on(seen: DeviceWindow, last: UseRecord | None, end_ns: int) -> DeviceWindow:
+    """The window as if who used the device last did so up to its end; not where that is old."""
+    if last is None or not 0 < end_ns - last.end_ns <= _CARRIED_NS:
+        return seen
+    return replace(seen, uses=[*seen.uses, replace(last, start_ns=last.end_ns, end_ns=end_ns)])
 
 
 @dataclass(slots=True)

@@ -7,11 +7,9 @@ piece share it by weight / duration. Source: accounting.md section 3, vectors V3
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from wattledger.records import CostModel, Step
-from wattledger_daemon.heart.attribution.cost import phase_weights, step_weight_j
+from typing import NamedTuple
 
 
 @dataclass(slots=True)
@@ -29,6 +27,31 @@ class Quantities:
         self.device_ns += other.device_ns * share
 
 
+class Parts:
+    """Quantities by index of step, in columns."""
+
+    __slots__ = ("device_ns", "dynamic_uj", "static_uj")
+
+    def __init__(self, count: int) -> None:
+        self.static_uj = [0.0] * count
+        self.dynamic_uj = [0.0] * count
+        self.device_ns = [0.0] * count
+
+    @property
+    def columns(self) -> tuple[list[float], list[float], list[float]]:
+        """Static energy, dynamic energy and time."""
+        return self.static_uj, self.dynamic_uj, self.device_ns
+
+
+class Weighed(NamedTuple):
+    """A step's extent, its cost by the model, and in how many phases it is booked, at least 1."""
+
+    start_ns: int
+    end_ns: int
+    weight_j: float
+    phases: int
+
+
 @dataclass(frozen=True, slots=True)
 class BusyPiece:
     """A stretch in which the same steps are alive; shares by index of step, summing to 1."""
@@ -44,9 +67,9 @@ class BusyTime:
     Built once per engine and window, then asked by every cell of every device.
     """
 
-    def __init__(self, steps: Sequence[Step], cost: CostModel, start_ns: int, end_ns: int) -> None:
-        self.steps = steps
-        self._pieces = _pieces(steps, cost, start_ns, end_ns)
+    def __init__(self, steps: Sequence[Weighed], start_ns: int, end_ns: int) -> None:
+        self._count = len(steps)
+        self._pieces = _pieces(steps, start_ns, end_ns)
         self._ends_ns = [piece.end_ns for piece in self._pieces]
 
     @property
@@ -54,44 +77,50 @@ class BusyTime:
         """Whether any step takes any time in the window."""
         return bool(self._pieces)
 
+    def parts(self) -> Parts:
+        """Nothing yet, for every step."""
+        return Parts(self._count)
+
     def split(
-        self, start_ns: int, end_ns: int, part: Quantities, *, static_known: bool
-    ) -> tuple[dict[int, Quantities], Quantities]:
-        """Split the engine's `part` of a cell into (per index of step, engine idle).
+        self, extent: tuple[int, int], part: Quantities, parts: Parts, *, static_known: bool
+    ) -> Quantities:
+        """Add the steps' share of an engine's `part` of a cell to `parts`; returns what is idle.
 
         With B the busy part of the cell: static and time go by B, dynamic wholly to the
         steps if there is any. Where idle power is unknown dynamic goes by B as well.
         """
-        live = self._within(start_ns, end_ns) if self._pieces else []
+        start_ns, end_ns = extent
+        live = list(self._within(start_ns, end_ns)) if self._pieces else []
         if not live:
-            return {}, part
-        busy_ns = sum(high - low for low, high, _ in live)
-        idle = Quantities()
+            return part
+        busy_ns = sum(length for length, _ in live)
         busy_share = busy_ns / (end_ns - start_ns)
-        work = Quantities(
-            part.static_uj * busy_share,
-            part.dynamic_uj * (1.0 if static_known else busy_share),
-            part.device_ns * busy_share,
+        static_uj = part.static_uj * busy_share
+        dynamic_uj = part.dynamic_uj * (1.0 if static_known else busy_share)
+        device_ns = part.device_ns * busy_share
+        of_static, of_dynamic, of_time = parts.columns
+        for length_ns, shares in live:
+            for index, share in shares:
+                taken = share * length_ns / busy_ns
+                of_static[index] += static_uj * taken
+                of_dynamic[index] += dynamic_uj * taken
+                of_time[index] += device_ns * taken
+        return Quantities(
+            part.static_uj - static_uj, part.dynamic_uj - dynamic_uj, part.device_ns - device_ns
         )
-        idle.add(part, 1.0)
-        idle.add(work, -1.0)
-        by_step: dict[int, Quantities] = {}
-        for low_ns, high_ns, piece in live:
-            for index, share in piece.shares:
-                taken = by_step.setdefault(index, Quantities())
-                taken.add(work, share * (high_ns - low_ns) / busy_ns)
-        return by_step, idle
 
-    def _within(self, start_ns: int, end_ns: int) -> list[tuple[int, int, BusyPiece]]:
-        found = []
-        for piece in self._pieces[bisect_right(self._ends_ns, start_ns) :]:
+    def _within(
+        self, start_ns: int, end_ns: int
+    ) -> Iterator[tuple[int, tuple[tuple[int, float], ...]]]:
+        """Lengths and shares of the pieces of a stretch."""
+        for at in range(bisect_right(self._ends_ns, start_ns), len(self._pieces)):
+            piece = self._pieces[at]
             if piece.start_ns >= end_ns:
-                break
-            found.append((max(piece.start_ns, start_ns), min(piece.end_ns, end_ns), piece))
-        return found
+                return
+            yield min(piece.end_ns, end_ns) - max(piece.start_ns, start_ns), piece.shares
 
 
-def _pieces(steps: Sequence[Step], cost: CostModel, start_ns: int, end_ns: int) -> list[BusyPiece]:
+def _pieces(steps: Sequence[Weighed], start_ns: int, end_ns: int) -> list[BusyPiece]:
     """The union of the steps within the window, cut at their edges."""
     spans = [
         (max(step.start_ns, start_ns), min(step.end_ns, end_ns), index)
@@ -104,23 +133,21 @@ def _pieces(steps: Sequence[Step], cost: CostModel, start_ns: int, end_ns: int) 
         for position in range(bisect_left(edges, low), bisect_left(edges, high)):
             live[position].append(index)
     return [
-        BusyPiece(edges[i], edges[i + 1], _live_shares(live[i], steps, cost))
+        BusyPiece(edges[i], edges[i + 1], _live_shares(live[i], steps))
         for i in range(len(edges) - 1)
         if live[i]
     ]
 
 
-def _live_shares(
-    live: list[int], steps: Sequence[Step], cost: CostModel
-) -> tuple[tuple[int, float], ...]:
+def _live_shares(live: list[int], steps: Sequence[Weighed]) -> tuple[tuple[int, float], ...]:
     if len(live) == 1:
         return ((live[0], 1.0),)
     rates = {
-        index: step_weight_j(steps[index], cost) / (steps[index].end_ns - steps[index].start_ns)
+        index: steps[index].weight_j / (steps[index].end_ns - steps[index].start_ns)
         for index in live
     }
     if not any(rates.values()):
         # Nothing to go by: every request's phase counts alike.
-        rates = {i: float(len(phase_weights(steps[i], cost)) or 1) for i in live}
+        rates = {index: float(steps[index].phases) for index in live}
     total = sum(rates.values())
     return tuple((index, rate / total) for index, rate in rates.items())

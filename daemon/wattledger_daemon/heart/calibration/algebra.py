@@ -13,7 +13,7 @@ Vector = Sequence[float]
 
 
 def solve(matrix: Matrix, columns: Sequence[Vector]) -> list[list[float]] | None:
-    """x of matrix x = column for each column, or None where the symmetric matrix is singular.
+    """Solve matrix x = column for each column; None where the symmetric matrix is singular.
 
     Scaled by its diagonal first, so that joules and tokens of any size weigh alike.
     """

@@ -1,0 +1,209 @@
+"""When each step of a vLLM engine ran, and what is told of it.
+
+The end of a step is its EngineCore's own `time.monotonic()`, the host's CLOCK_MONOTONIC. Its start
+is the end of the step before, but never earlier than a request of it can have been running: one
+that goes on ran in the step before, a new one is scheduled at some time that vLLM tells. So the
+pause between the last step of one request and the first of the next stays idle.
+
+A prompt that takes several steps (chunked prefill) puts nothing out before its first token. It is
+told as a step of its own, from when it was scheduled to its first token, beside the steps of the
+others. How many steps it took is known by their ends: with asynchronous scheduling a request is
+scheduled while the step before still runs, so one end may lie in between all the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from wattledger_collectors.engines.events import EventBuffer
+from wattledger_collectors.engines.vllm_place import Place
+
+_LATE_ENDS = 8
+
+Columns = tuple[list[int], list[int], list[int]]
+"""Prefill, decode and context tokens."""
+
+
+class Live:
+    """A request that has put something out: its name, prompt, and the context it has reached.
+
+    `owed` is the token that its prefill computed, which nothing evaluates (see `vllm.py`).
+    """
+
+    __slots__ = ("cached", "context", "name", "owed", "prompt")
+
+    def __init__(self, name: str, prompt: int, cached: int, decoded: int = 0) -> None:
+        self.name = name
+        self.prompt = prompt
+        self.cached = cached
+        self.context = prompt + decoded
+        self.owed = 0
+
+
+@dataclass(slots=True)
+class Prefill:
+    """Prompt tokens, or once more computed ones, that a request brings into its step.
+
+    `scheduled_ns` is None where vLLM does not tell; `known_ns` is when it got the request.
+    """
+
+    live: Live
+    tokens: int
+    scheduled_ns: int | None
+    known_ns: int = 0
+    again: bool = False
+
+
+@dataclass(slots=True)
+class Draft:
+    """A step as its outputs tell it: requests, new tokens and contexts in parallel.
+
+    `stats` is the object that vLLM hands to the stat loggers after it, None where it has none;
+    `ids` are its own names of the requests.
+    """
+
+    stats: object
+    end_ns: int
+    ids: list[str]
+    outputs: list[Any]
+    lives: list[Live]
+    tokens: list[int]
+    contexts: list[int]
+    prefills: list[Prefill] = field(default_factory=list)
+    ended: list[tuple[Live, bool]] = field(default_factory=list)
+
+    def join(self, other: Draft) -> None:
+        """A large step is handed over in slices."""
+        self.lives += other.lives
+        self.tokens += other.tokens
+        self.contexts += other.contexts
+        self.prefills += other.prefills
+        self.ended += other.ended
+
+
+class Timeline:
+    """The steps of one engine as one front end sees them, told to `buffer`."""
+
+    def __init__(self, buffer: EventBuffer, place: Place) -> None:
+        self.add = buffer.add
+        self.place = place
+        self.start_ns = self.end_ns = 0
+        self._ends: deque[int] = deque(maxlen=place.in_flight + _LATE_ENDS)
+        self._quiet_since_ns: int | None = None
+        self._recomputed = 0
+        self._lives: list[Live] = []
+        self._names: list[str] = []
+
+    def boundary(self, end_ns: int) -> None:
+        """A step ended that put nothing out here."""
+        if self._quiet_since_ns is None:
+            self._quiet_since_ns = self._ends[-1] if self._ends else self.end_ns
+        self._ends.append(end_ns)
+
+    def scheduled(self, scheduler_stats: Any) -> None:
+        """What the scheduler says of requests that it has to compute once more."""
+        cache = getattr(scheduler_stats, "prefix_cache_stats", None)
+        queries = getattr(cache, "preempted_queries", 0)
+        if queries:
+            self._recomputed += max(0, queries - getattr(cache, "preempted_hits", 0))
+        elif not getattr(scheduler_stats, "num_running_reqs", 1):
+            self._recomputed = 0
+
+    def tell(self, draft: Draft, length_ns: int | None = None) -> None:
+        """A step, and the requests that ended with it."""
+        end_ns, names = draft.end_ns, self._names
+        columns: Columns = [0] * len(draft.lives), draft.tokens, draft.contexts
+        start_ns = self.end_ns
+        goes_on = len(draft.lives) > len({fresh.live for fresh in draft.prefills})
+        if draft.prefills:
+            earliest_ns, names, columns = self._with_prefills(draft)
+            if not goes_on:
+                start_ns = max(start_ns, earliest_ns)
+        elif draft.lives != self._lives:
+            self._lives, self._names = draft.lives, [live.name for live in draft.lives]
+            names = self._names
+        if length_ns is not None and goes_on and self.place.in_flight == 1:
+            start_ns = max(start_ns, end_ns - length_ns)
+        if end_ns == self.end_ns:
+            start_ns = self.start_ns
+        # Before the first step that was seen there is nothing to reckon from.
+        start_ns = min(start_ns or end_ns, end_ns)
+        if names:
+            model = self.place.model
+            self.add(("columns", model, start_ns, end_ns, names, *columns))
+        self.start_ns, self.end_ns = start_ns, max(end_ns, self.end_ns)
+        self._ends.append(end_ns)
+        self._quiet_since_ns = None
+        self.finish(draft.ended, end_ns)
+
+    def finish(self, ended: list[tuple[Live, bool]], t_ns: int) -> None:
+        """Requests that put out nothing any more, and whether they were broken off."""
+        self.settle([live for live, _ in ended], t_ns)
+        for live, aborted in ended:
+            counts = live.prompt, min(live.cached, live.prompt), live.context - live.prompt
+            self.add(("finish", self.place.model, t_ns, live.name, *counts, aborted))
+
+    def settle(self, lives: list[Live], t_ns: int) -> None:
+        """Tells the tokens that no step evaluates, in a step of no length."""
+        owing = [live for live in lives if live.owed]
+        if not owing:
+            return
+        at_ns = min(t_ns, self.end_ns) or t_ns
+        names, zeros = [live.name for live in owing], [0] * len(owing)
+        owed = [live.owed for live in owing]
+        self.add(("columns", self.place.model, at_ns, at_ns, names, zeros, owed, zeros))
+        for live in owing:
+            live.owed = 0
+
+    def _with_prefills(self, draft: Draft) -> tuple[int, list[str], Columns]:
+        """When the earliest prefill in the step began, its requests, and their columns."""
+        names = [live.name for live in draft.lives]
+        columns = [0] * len(names), draft.tokens.copy(), draft.contexts.copy()
+        prefill, decode, contexts = columns
+        earliest_ns, gone = draft.end_ns, []
+        for fresh in draft.prefills:
+            at, live = draft.lives.index(fresh.live), fresh.live
+            tokens, began_ns = self._tokens(fresh), self._began_ns(fresh)
+            if not fresh.again and tokens:
+                live.owed = min(decode[at], 1)
+                decode[at] -= live.owed
+                contexts[at] = 0
+            if tokens and self._took_steps(began_ns, draft.end_ns):
+                self._tell_alone(live.name, tokens, began_ns, draft.end_ns)
+            elif tokens or decode[at]:
+                prefill[at] = tokens
+                earliest_ns = min(earliest_ns, began_ns)
+            if not (prefill[at] or decode[at]):
+                gone.append(at)
+        for at in sorted(gone, reverse=True):
+            for column in (names, *columns):
+                del column[at]
+        return earliest_ns, names, columns
+
+    def _began_ns(self, prefill: Prefill) -> int:
+        """When the request began to run; where vLLM does not tell, as early as it can have."""
+        if prefill.scheduled_ns is not None:
+            return prefill.scheduled_ns
+        quiet_ns = self._quiet_since_ns
+        return max(prefill.known_ns, self.end_ns if quiet_ns is None else quiet_ns)
+
+    def _took_steps(self, began_ns: int, end_ns: int) -> bool:
+        """Whether more ends lie in between than a prefill of a single step can have seen."""
+        between = sum(began_ns < seen_ns < end_ns for seen_ns in self._ends)
+        return between >= self.place.in_flight
+
+    def _tokens(self, prefill: Prefill) -> int:
+        """A preempted request computes once more what it lost; the last is its ordinary decode."""
+        if not prefill.again:
+            return prefill.tokens
+        lost = prefill.tokens
+        if not self.place.recomputes_all:
+            lost = min(lost, self._recomputed)
+            self._recomputed -= lost
+        return max(0, lost - 1)
+
+    def _tell_alone(self, name: str, tokens: int, began_ns: int, end_ns: int) -> None:
+        start_ns = min(began_ns, end_ns)
+        self.add(("columns", self.place.model, start_ns, end_ns, [name], [tokens], [0], [0]))

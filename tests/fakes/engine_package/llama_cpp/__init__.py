@@ -1,0 +1,1 @@
+"""What an attached Python takes for llama-cpp-python, in a process of its own."""

@@ -1,0 +1,89 @@
+"""The real `vllm serve`, attached: what the daemon booked equals the server's own `/metrics`."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from fakes.daemon_process import DaemonProcess
+from fakes.ledger_reading import finishes
+from fakes.vllm_site import VllmSite, metered
+from fakes.vllm_traffic import LONGEST, Answer, Clients
+from wattledger.records import FinishedRequest
+
+pytestmark = pytest.mark.engine
+
+CHUNKED = ("--max-num-batched-tokens", "256", "--max-num-seqs", "16")
+"""Prompts of more than 256 tokens, or several at once, are prefilled over several steps."""
+
+HTTP_ID = re.compile(r"(?:chat)?cmpl-(\w+-\d+)\b")
+"""The client's X-Request-Id in the name of a request: an HTTP request may be several of them."""
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[VllmSite, DaemonProcess]]:
+    with metered(*CHUNKED) as (site, daemon):
+        yield site, daemon
+
+
+@pytest.fixture
+def site(running: tuple[VllmSite, DaemonProcess]) -> VllmSite:
+    return running[0]
+
+
+def by_http_request(site: VllmSite) -> dict[str, list[FinishedRequest]]:
+    """The finished requests in the ledger."""
+    found: defaultdict[str, list[FinishedRequest]] = defaultdict(list)
+    for done in finishes(site.ledger):
+        name = HTTP_ID.match(done.request)
+        assert name, done.request
+        found[name[1]].append(done)
+    return found
+
+
+def test_each_way_of_asking_is_booked_as_counted(site: VllmSite) -> None:
+    clients = Clients(site.server, "each")
+    clients.ask(96)
+    site.wait_until_booked()
+    done = by_http_request(site)
+    assert set(done) == clients.answers.keys() | clients.hung_up
+    assert len(clients.answers) == 88
+    booked = {
+        name: Answer(
+            len(done[name]),
+            sum(finish.prompt_tokens for finish in done[name]),
+            sum(finish.decode_tokens for finish in done[name]),
+        )
+        for name in clients.answers
+    }
+    assert booked == clients.answers
+    counters = site.server.counters()
+    assert counters.cached_tokens > 0
+    assert sum(f.decode_tokens for found in done.values() for f in found) == counters.decode_tokens
+
+
+def test_clients_that_go_away_leave_what_was_computed(site: VllmSite) -> None:
+    before = site.server.counters()
+    clients = Clients(site.server, "gone")
+    clients.hang_up(32)
+    site.wait_until_booked()
+    after = site.server.counters()
+    assert 0 < after.decode_tokens - before.decode_tokens < 32 * LONGEST
+    aborted = 32 - (after.finished - before.finished)
+    assert aborted > 0
+    done = [finish for name in clients.hung_up for finish in by_http_request(site)[name]]
+    assert len(done) == 32
+    assert sum(f.decode_tokens for f in done) == after.decode_tokens - before.decode_tokens
+    assert sum(f.decode_tokens < LONGEST for f in done) >= aborted
+
+
+def test_the_books_close_with_nothing_dropped(running: tuple[VllmSite, DaemonProcess]) -> None:
+    site, daemon = running
+    (engine,) = site.status().engines
+    assert (engine.kind, engine.model) == ("vllm", "tiny")
+    assert engine.dropped_events == 0
+    assert site.server.warnings == []
+    site.close_books(daemon)
