@@ -32,6 +32,7 @@ COMMANDS = {
     "replay": ("replay", "Run a recorded trace through the pipeline into a ledger."),
     "import": ("importing", "Post another meter's energy into a ledger."),
     "attach": ("attach", "Start an engine with its collector hooked in."),
+    "proxy": ("proxy", "Pass requests on to an engine and count what its answers tell."),
     "record": ("record", "Record a trace from the running daemon."),
     "demo": ("demo", "The whole path on this machine, from an engine to grams."),
     "top": ("top", "Live power, tokens/s and J/token per workload, engine and device."),

@@ -153,6 +153,7 @@ def _device(status: DeviceStatus) -> Finding:
 def _engine(status: EngineStatus) -> Finding:
     told = f"{status.kind}, {status.model}"
     told += f", {status.prefill_tokens} prefill and {status.decode_tokens} decode tokens"
+    told += ", coarse" if status.coarse else ""
     figures: dict[str, float | None] = {
         "dropped_events": status.dropped_events,
         "duplicate_events": status.duplicates,
@@ -166,5 +167,8 @@ def _engine(status: EngineStatus) -> Finding:
     elif status.silent_s > _SILENT_S:
         told += f", silent for {figure(status.silent_s)} s"
         mend = "look whether it still runs"
+    elif status.coarse and not status.pids:
+        told += ", no process of it is known: its tokens get no energy"
+        mend = "the daemon's log says why (event=scrape_no_process)"
     state = State.NOTICE if mend else State.READY
     return Finding("engine", status.engine, state, told, mend, figures)

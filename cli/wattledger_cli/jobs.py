@@ -11,7 +11,7 @@ from wattledger.timespan import format_instant
 from wattledger_cli import selection
 from wattledger_cli.figures import COUNT, ENERGY_J
 from wattledger_cli.options import options_of
-from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note
+from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note, warn
 from wattledger_cli.requests import DEFAULT_LIMIT, Limit, parse_limit
 from wattledger_cli.tables import numbers, words
 
@@ -55,6 +55,7 @@ def jobs(
     document = statement.to_json()
     emit(options, document, _records(document), lambda: _draw(statement))
     note(options, [missed] if missed else [])
+    warn(options, statement.warnings)
 
 
 def _records(document: dict[str, object]) -> list[dict[str, object]]:

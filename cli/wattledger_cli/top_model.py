@@ -50,6 +50,7 @@ class EngineRow:
     j_per_token: float | None
     requests_per_s: float | None
     silent_s: float
+    coarse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,7 @@ def _engine(status: EngineStatus) -> EngineRow:
         _maybe(status, "j_per_token"),
         _maybe(status, "requests_per_s"),
         status.silent_s,
+        status.coarse,
     )
 
 

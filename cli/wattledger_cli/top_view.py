@@ -312,7 +312,9 @@ def _engines(rows: Sequence[EngineRow]) -> _Table:
 
 
 def _engine_name(row: EngineRow) -> str:
-    return f"{row.engine} (silent)" if row.silent_s > SILENT_S else row.engine
+    if row.silent_s > SILENT_S:
+        return f"{row.engine} (silent)"
+    return f"{row.engine} (coarse)" if row.coarse else row.engine
 
 
 def _workloads(rows: Sequence[WorkloadRow], picture: Picture) -> _Table:

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import wattledger
 from wattledger.errors import InputError, WattledgerError
@@ -39,12 +40,16 @@ from wattledger_daemon.logs import event
 from wattledger_daemon.node_service import NodeIdentity, NodeService
 from wattledger_daemon.notify import notify
 from wattledger_daemon.pipeline import Pipeline
+from wattledger_daemon.questions import Questions
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, recover
 from wattledger_daemon.server import SocketServer
 from wattledger_daemon.settings import changed
 from wattledger_daemon.signals import Signals
 from wattledger_daemon.sources import Sources
+
+if TYPE_CHECKING:
+    from wattledger_daemon.scraping import Scraping
 
 _LOG = logging.getLogger(__name__)
 _INTAKE_RECORDS = 500_000
@@ -117,6 +122,9 @@ class Daemon:
         self._bank = SensorBank(config, self._intake.offer, find_sensors())
         self._sources = Sources(self._intake, self._bank.track)
         self._recorder = Recorder()
+        self._questions = Questions(
+            self._time.monotonic_ns, self._signals.poke, self._bank.hand_over_soon
+        )
 
     def run(self) -> None:
         """Live until SIGTERM or SIGINT; raises WattledgerError where it cannot begin."""
@@ -127,6 +135,7 @@ class Daemon:
             self._bank.require()
             exports = Exports(self._config, self._identity())
             stack.callback(exports.stop)
+            scraping = self._scraping()
             server = SocketServer(
                 socket_path(self._config, self._environ), self._config.collect.socket_mode
             )
@@ -144,6 +153,9 @@ class Daemon:
             stack.callback(self._bank.stop)
             self._bank.start()
             exports.start()
+            if scraping is not None:
+                stack.callback(scraping.stop)
+                scraping.start()
             _settle_memory()
             self._signals.ready()
             notify(self._environ, "READY=1")
@@ -151,6 +163,8 @@ class Daemon:
             self._live(pipeline, server)
             notify(self._environ, "STOPPING=1")
             self._bank.stop()
+            if scraping is not None:
+                scraping.stop()
             server.stop()
             pipeline.finish()
         _LOG.info(event("stopped"))
@@ -159,11 +173,20 @@ class Daemon:
         started_ns = self._time.monotonic_ns()
         return Identity(self._host, wattledger.__version__, uuid.uuid4().hex, started_ns)
 
+    def _scraping(self) -> Scraping | None:
+        """What `[scrape]` asks for; its code is loaded for nobody else."""
+        if not self._config.scrape:
+            return None
+        from wattledger_daemon.scraping import Scraping, Surroundings
+
+        host = Surroundings(self._boot_id, self._time.monotonic_ns)
+        return Scraping(self._config.scrape, self._sources, host)
+
     def _recover(self, ledger: DaemonLedger, exports: Exports) -> Pipeline:
         """Stand the books where the journal says they stood."""
         config, now_ns = self._config, self._time.monotonic_ns()
         settings = AccountantSettings(
-            window_ns=config.sampling.window_s * NS_PER_S, learn_idle=True
+            window_ns=config.sampling.window_s * NS_PER_S, learn_idle=True, learn_costs=True
         )
         clock = Clock(self._host, self._boot_id, self._time.epoch_ns())
         pinned = [PinnedCost(engine, cost) for engine, cost in config.cost.items()]
@@ -180,7 +203,9 @@ class Daemon:
             horizon_ns=settings.horizon_ns or 0,
             sensors=self._bank.health,
             zone=config.site.zone,
+            pue=config.site.pue,
             listeners=exports.listeners,
+            questions=self._questions,
         )
 
     def _services(
@@ -198,7 +223,10 @@ class Daemon:
         collector = CollectorService(
             self._sources, boot_id=self._boot_id, daemon_id=daemon_id, clock=clock
         )
-        return collector, NodeService(identity, lambda: pipeline.snapshot, self._recorder, clock)
+        node = NodeService(
+            identity, lambda: pipeline.snapshot, self._recorder, clock, questions=self._questions
+        )
+        return collector, node
 
     def _live(self, pipeline: Pipeline, server: SocketServer) -> None:
         """Take turns on absolute deadlines until a signal says stop."""
@@ -206,13 +234,13 @@ class Daemon:
         next_s = time.monotonic()
         look_s = next_s + _LOOK_S
         while True:
-            taken = self._signals.next(max(0.0, next_s - time.monotonic()))
+            taken = self._signals.next(self._rest_s(next_s))
             if taken is signal.SIGHUP:
                 self._reload(pipeline)
             elif taken is not None:
                 _LOG.info(event("stopping", signal=taken.name))
                 return
-            else:
+            elif time.monotonic() >= next_s:
                 pipeline.turn()
                 self._bank.watch()
                 if next_s >= look_s:
@@ -221,6 +249,16 @@ class Daemon:
                 if watched:
                     notify(self._environ, "WATCHDOG=1")
                 next_s = max(next_s + pipeline.pace_s, time.monotonic())
+            elif not self._rest_s(next_s):
+                # For those who ask, between the deadlines.
+                pipeline.turn()
+
+    def _rest_s(self, next_s: float) -> float:
+        """Seconds until a turn is due, by its deadline or because somebody asks."""
+        rest_s = next_s - time.monotonic()
+        if (due_ns := self._questions.due_ns) is not None:
+            rest_s = min(rest_s, (due_ns - self._time.monotonic_ns()) / NS_PER_S)
+        return max(0.0, rest_s)
 
     def _reload(self, pipeline: Pipeline) -> None:
         """Apply what may change live; a config that does not hold leaves all as it was."""

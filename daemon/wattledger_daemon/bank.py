@@ -172,6 +172,11 @@ class SensorBank:
         for beat in list(self._beats):
             beat.watch()
 
+    def hand_over_soon(self) -> None:
+        """Have what is metered handed over at each sensor's next poll; any thread may ask."""
+        for runner in self._runners.values():
+            runner.asked = True
+
     def stop(self) -> None:
         """Stop every sensor within a second; one that blocks is left behind."""
         with self._beats_lock:

@@ -31,6 +31,10 @@ def check(config: DaemonConfig, path: Path | None, environ: Mapping[str, str]) -
         lines.append((runner.name, _finding(runner)))
     bank.require()
     lines += examine(config)
+    if config.scrape:
+        from wattledger_daemon import scraping
+
+        lines += scraping.examine(config.scrape)
     bank.close()
     width = max(len(name) for name, _ in lines)
     return "".join(f"{name:{width}}  {text}\n" for name, text in lines)

@@ -19,6 +19,7 @@ from wattledger_collectors.workloads.rules import Rule, rule_of
 from wattledger_daemon import settings
 from wattledger_daemon.export.addresses import http_url, listen_address
 from wattledger_daemon.redfish_options import https_origin, redfish_path
+from wattledger_daemon.scrape_options import ScrapeTarget, scrape_targets
 from wattledger_daemon.settings import absolute_path, named, number, one_of, text
 
 SensorMode = Annotated[Literal["auto", "off", "require"], one_of("auto", "off", "require")]
@@ -177,6 +178,7 @@ class DaemonConfig:
     otlp: OtlpConfig = field(default_factory=OtlpConfig)
     cost: Annotated[Mapping[str, CostModel], named(_cost)] = field(default_factory=dict)
     rules: Annotated[Mapping[str, Rule], named(rule_of)] = field(default_factory=dict)
+    scrape: Annotated[Mapping[str, ScrapeTarget], scrape_targets] = field(default_factory=dict)
 
 
 LIVE_KEYS = frozenset(

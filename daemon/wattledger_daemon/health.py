@@ -46,7 +46,10 @@ class DeviceHealth:
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """An engine as its reports tell of it; `last_ns` is when it last reported."""
+    """An engine as its reports tell of it; `last_ns` is when it last reported.
+
+    The steps of a `coarse` one are sums over stretches of time.
+    """
 
     engine: str
     kind: str
@@ -59,6 +62,7 @@ class EngineHealth:
     duplicates: int
     refused: int
     last_ns: int
+    coarse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +183,12 @@ class Health:
         if known is not None and known.end_ns > last.end_ns:
             return
         ended = {item.request for item in events if isinstance(item, Finish)}
-        live = {tokens.request for tokens in last.requests} - ended
-        self._running[last.engine] = Running(last.end_ns, len(live) if last.requests else None)
+        named = {tokens.request for tokens in last.requests}
+        # Nobody in particular may be any number of requests.
+        known_by_name = bool(named) and "" not in named
+        self._running[last.engine] = Running(
+            last.end_ns, len(named - ended) if known_by_name else None
+        )
 
     def journalled(self, t_ns: int, size_bytes: int) -> None:
         """Note what was written to the journal."""

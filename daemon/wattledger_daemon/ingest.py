@@ -54,8 +54,8 @@ class CollectorService:
         request = collect_pb2.Batch()
         try:
             _parse(request, message)
-            check_batch(request, boot_id=self._boot_id, now_ns=now_ns)
-            committed = self._sources.take(request, now_ns)
+            events = check_batch(request, boot_id=self._boot_id, now_ns=now_ns)
+            committed = self._sources.take(request, now_ns, events, message)
         except BadBatchError as error:
             self._sources.refuse(request.source, str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

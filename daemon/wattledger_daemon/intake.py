@@ -6,7 +6,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wattledger.records import Evidence, Step
+from wattledger.records import Evidence
+from wattledger_daemon.batches import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Delivery:
     source: str
     sequence: int
     raw: bytes
-    events: tuple[Evidence, ...]
+    events: Events
     introduced: tuple[Evidence, ...] = ()
 
 
@@ -44,7 +45,7 @@ Item = Evidence | Delivery | Count
 class Intake:
     """A queue that never blocks a producer: what does not fit is refused and counted.
 
-    Bounded by records of evidence and requests in steps, so that a pipeline that stands still
+    Bounded by records of evidence, two requests in a step being one, so that a pipeline that stands still
     costs a known amount of memory.
     """
 
@@ -67,7 +68,7 @@ class Intake:
 
     def deliver(self, delivery: Delivery) -> bool:
         """Queue a batch whole; False where it does not fit, and its source keeps it."""
-        weight = 1 + len(delivery.introduced) + sum(map(_weight, delivery.events))
+        weight = 1 + len(delivery.introduced) + delivery.events.weight
         with self._lock:
             if self._weight + weight > self._capacity:
                 return False
@@ -91,7 +92,3 @@ class Intake:
     def depth(self) -> int:
         """Records waiting."""
         return self._weight
-
-
-def _weight(item: Evidence) -> int:
-    return 1 + len(item.requests) if isinstance(item, Step) else 1

@@ -13,7 +13,9 @@ import grpc.aio
 from wattledger.records import NS_PER_S, UJ_PER_J
 from wattledger_daemon.health import DeviceHealth, EngineHealth, Running, Snapshot
 from wattledger_daemon.live import EngineSums, Figures, figures, per_token
+from wattledger_daemon.questions import Questions
 from wattledger_daemon.recording import Recorder
+from wattledger_daemon.request_answers import answer
 from wattledger_daemon.sampling import SensorHealth
 from wattledger_daemon.selfmetrics import OwnCost, own_cost
 from wattledger_proto.v1 import node_pb2, node_pb2_grpc
@@ -45,12 +47,15 @@ class NodeService(node_pb2_grpc.NodeServicer):
         recorder: Recorder,
         clock: Callable[[], int],
         cost: Callable[[], OwnCost] = own_cost,
+        *,
+        questions: Questions | None = None,
     ) -> None:
         self._identity = identity
         self._snapshot = snapshot
         self._recorder = recorder
         self._clock = clock
         self._cost = cost
+        self._questions = questions
 
     async def GetStatus(  # noqa: N802 - named by the generated base class
         self, request: node_pb2.StatusRequest, context: _Context
@@ -91,9 +96,10 @@ class NodeService(node_pb2_grpc.NodeServicer):
     async def GetRequest(  # noqa: N802 - named by the generated base class
         self, request: node_pb2.RequestQuestion, context: _Context
     ) -> node_pb2.RequestAnswer:
-        """What a request took so far."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not yet")
-        raise AssertionError
+        """What a request took so far, `request_answers.answer`."""
+        if self._questions is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "nobody answers here")
+        return await answer(self._questions, request, context)
 
     async def Record(  # noqa: N802 - named by the generated base class
         self, request: node_pb2.RecordRequest, context: _Context
@@ -175,6 +181,7 @@ def _engine(
         refused=health.refused,
         silent_s=max(0, now_ns - health.last_ns) / NS_PER_S,
         running_requests=_running(snapshot.running.get(health.engine), health, now_ns),
+        coarse=health.coarse,
     )
     if booked is not None and health.engine in booked.engines:
         _tell_booked(status, booked, booked.engines[health.engine])

@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wattledger.errors import UnreachableError
+from wattledger.fits import Calibrated
 from wattledger.records import NS_PER_S, Device, Evidence, Page, Process
 from wattledger.store.connection import LedgerLostError
 from wattledger.store.protocol import JournalEntry, Retention
 from wattledger.trace import TraceHeader, encode
 from wattledger_daemon import journal
+from wattledger_daemon.answering import Answering
+from wattledger_daemon.grams import Grams
 from wattledger_daemon.health import Health, Snapshot
 from wattledger_daemon.hosttime import HostTime, believable, stepped
 from wattledger_daemon.intake import Count, Delivery, Intake, Item
@@ -24,6 +27,7 @@ from wattledger_daemon.journal import ClockEntry, Kind, lines_of
 from wattledger_daemon.listening import Listener, Listeners
 from wattledger_daemon.logs import event
 from wattledger_daemon.pruning import Pruning
+from wattledger_daemon.questions import Questions
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, Recovered, Scribe
 from wattledger_daemon.sampling import SensorHealth
@@ -65,7 +69,9 @@ class Pipeline:
         horizon_ns: int,
         sensors: Callable[[], Sequence[SensorHealth]],
         zone: str | None = None,
+        pue: float | None = None,
         listeners: Sequence[Listener] = (),
+        questions: Questions | None = None,
     ) -> None:
         self.retention = retention
         self._ledger = ledger
@@ -80,10 +86,14 @@ class Pipeline:
         self._sensors = sensors
         self._zone = zone
         self._listeners = Listeners(listeners)
+        box = questions or Questions(time.monotonic_ns)
+        grams = Grams(zone, pue)
+        self._answering = Answering(box, self._accountant, ledger, grams, time.monotonic_ns)
         self._health = Health()
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
         self._learned: list[Device] = []
+        self._calibrated: list[Calibrated] = []
         self._failing = self._doubting = False
         now_ns = time.monotonic_ns()
         self._heard_ns = self._asked_ns = now_ns
@@ -129,8 +139,10 @@ class Pipeline:
             self._tidy(now_ns)
         except UnreachableError as error:
             self._failed(error)
+            self._answering.fail(error)
         else:
             self._worked()
+            self._answering.turn(now_ns)
         self._health.turned(self._time.monotonic_ns() - now_ns)
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
@@ -146,6 +158,7 @@ class Pipeline:
         try:
             self._take_in(now_ns)
             self._book(self._accountant.flush(now_ns), now_ns)
+            self._keep_calibrated(now_ns, every=True)
             self._trim(now_ns)
             self._note(now_ns)
         except UnreachableError as error:
@@ -213,8 +226,9 @@ class Pipeline:
         for item in haul.evidence:
             observe(item)
         for delivery in haul.deliveries:
-            for item in delivery.events:
-                observe(item)
+            self._accountant.observe_steps(delivery.events.steps)
+            for finish in delivery.events.finishes:
+                observe(finish)
             self._health.reported(delivery.events)
         for count in haul.counts:
             self._accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
@@ -261,6 +275,15 @@ class Pipeline:
             clock = self._accountant.clock
             self._ledger.learn(clock.host, self._learned, clock.epoch_ns + now_ns)
             self._learned = []
+        self._keep_calibrated(now_ns)
+
+    def _keep_calibrated(self, now_ns: int, *, every: bool = False) -> None:
+        """Likewise: a state knows which windows are in it, so that none is learned twice."""
+        clock = self._accountant.clock
+        self._calibrated += self._accountant.costs.take(clock.epoch_ns + now_ns, every=every)
+        if self._calibrated:
+            self._ledger.calibrate(clock.host, self._calibrated)
+            self._calibrated = []
 
     def _follow_wall_clock(self, now_ns: int) -> None:
         """Where the wall clock was stepped, close the books under the old clock.

@@ -15,7 +15,15 @@ from google.protobuf.message import DecodeError
 
 from wattledger.errors import InputError
 from wattledger.records import Clock, Device, Evidence, Page, PinnedCost, StaticBasis
-from wattledger.store.protocol import Journal, JournalEntry, Notebook, Retention, Store
+from wattledger.store.named import RequestLookup
+from wattledger.store.protocol import (
+    FitBook,
+    Journal,
+    JournalEntry,
+    Notebook,
+    Retention,
+    Store,
+)
 from wattledger.trace import TraceHeader, decode
 from wattledger_daemon import journal
 from wattledger_daemon.batches import events_of
@@ -30,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 _UNREADABLE = (InputError, DecodeError, ValueError, LookupError, TypeError)
 
 
-class DaemonLedger(Store, Journal, Notebook, Protocol):
+class DaemonLedger(Store, RequestLookup, Journal, Notebook, FitBook, Protocol):
     """All that the daemon asks of its ledger."""
 
     def prune(self, retention: Retention, now_ns: int) -> int:
@@ -73,12 +81,14 @@ class Scribe:
 
 
 def _keep_learned(ledger: DaemonLedger, accountant: Accountant, learned_ns: int) -> None:
-    """Keep the idle power that the journal alone may know of; `learned_ns` is UTC."""
+    """Keep what was learned that the journal alone may know of; `learned_ns` is UTC."""
     accountant.take_learned()
     devices = [item for item in accountant.roster() if isinstance(item, Device)]
     learned = [device for device in devices if device.static_basis is StaticBasis.LEARNED]
     if learned:
         ledger.learn(accountant.clock.host, learned, learned_ns)
+    if told := accountant.costs.take(learned_ns, every=True):
+        ledger.calibrate(accountant.clock.host, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,7 @@ def recover(
             ledger.forget(boot_id)
         _LOG.info(event("journal_folded", boot_id=boot_id, entries=len(entries)))
     if accountant is None:
-        accountant = _begun(Accountant(clock, settings), pinned, ledger.learned(clock.host))
+        accountant = _begun(Accountant(clock, settings), pinned, ledger)
     before = accountant.clock
     if before.host != clock.host or stepped(before, clock.epoch_ns):
         settle(ledger, accountant, now_ns)
@@ -153,8 +163,7 @@ class _Fold:
         if first is None:
             return None
         clock = first.clock_at(entries[0].t_ns)
-        idle = self.ledger.learned(clock.host)
-        accountant = _begun(Accountant(clock, self.settings), self.pinned, idle)
+        accountant = _begun(Accountant(clock, self.settings), self.pinned, self.ledger)
         evidence = [self._evidence(entry) for entry in entries]
         # A trim leaves readings that lie before the entry which next names their device.
         told: dict[str, Device] = {}
@@ -199,8 +208,10 @@ class _Fold:
         match entry.kind:
             case Kind.BATCH:
                 batch = collect_pb2.Batch.FromString(entry.body)
-                for engine_event in events_of(batch):
-                    accountant.observe(engine_event)
+                events = events_of(batch)
+                accountant.observe_steps(events.steps)
+                for finish in events.finishes:
+                    accountant.observe(finish)
                 if self.sources is not None:
                     self.sources.restore(batch.source, batch.sequence, 0, entry.t_ns)
             case Kind.COUNT:
@@ -226,10 +237,12 @@ class _Fold:
 
 
 def _begun(
-    accountant: Accountant, pinned: Iterable[PinnedCost], idle: Iterable[Device]
+    accountant: Accountant, pinned: Iterable[PinnedCost], ledger: DaemonLedger
 ) -> Accountant:
-    """An accountant that knows what no journal tells: the config, and what other boots learned."""
-    accountant.remember_idle(idle)
+    """An accountant that knows what no journal tells: the config, and what was learned before."""
+    host = accountant.clock.host
+    accountant.remember_idle(ledger.learned(host))
+    accountant.costs.remember(ledger.calibrations(host))
     for cost in pinned:
         accountant.observe(cost)
     return accountant

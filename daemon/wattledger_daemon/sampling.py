@@ -130,6 +130,8 @@ class SensorRunner:
         """
         self.name = source.name
         self.due_ns = clock()
+        # Whether somebody waits for what was polled: it is handed over after the next poll.
+        self.asked = False
         self.state = SensorState.STARTING
         self._devices: tuple[Device, ...] = ()
         self._known: frozenset[str] = frozenset()
@@ -241,7 +243,7 @@ class SensorRunner:
             self.due_ns = end_ns + int(self._wait_s * NS_PER_S)
             return end_ns - start_ns > _SLOW_NS and not first
         self._last_ns = end_ns - start_ns
-        if end_ns - self._handed_ns >= _HAND_OVER_NS - self._period_ns // 2:
+        if self.asked or end_ns - self._handed_ns >= _HAND_OVER_NS - self._period_ns // 2:
             self.flush()
         if self._source.costly:
             self._throttle()
@@ -347,6 +349,7 @@ class SensorRunner:
     def flush(self) -> bool:
         """Hand over what was polled; False where it is of an unknown device, or not wanted."""
         polled, self._pending = self._pending, []
+        self.asked = False
         self._handed_ns = self._clock()
         try:
             self._hand_over(polled)

@@ -28,7 +28,7 @@ class Signals:
     def __init__(self, end: Callable[[int], None] = os._exit) -> None:
         """Block the signals in this thread and those it starts; `end` ends the process."""
         self._end = end
-        self._taken: SimpleQueue[signal.Signals] = SimpleQueue()
+        self._taken: SimpleQueue[signal.Signals | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._starting = True
         self._clean: Callable[[], None] = lambda: None
@@ -49,11 +49,16 @@ class Signals:
             self._starting = False
 
     def next(self, timeout_s: float) -> signal.Signals | None:
-        """The next signal, None where none comes in time."""
+        """The next signal, None where none comes in time, or `poke` ends the wait."""
         try:
             return self._taken.get(timeout=timeout_s)
         except Empty:
             return None
+
+    def poke(self) -> None:
+        """End the wait of `next`; any thread may, as often as it likes."""
+        if self._taken.empty():
+            self._taken.put(None)
 
     def take(self, number: signal.Signals) -> None:
         """Take a signal; one that asks to stop never returns during the start."""

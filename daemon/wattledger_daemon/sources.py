@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wattledger.records import NS_PER_S, Evidence, Process
 from wattledger_collectors.sensors.procfs import process_ticks
-from wattledger_daemon.batches import MAX_AGE_NS, MAX_TEXT, engine_of, events_of
+from wattledger_daemon.batches import MAX_AGE_NS, MAX_TEXT, Events, engine_of, events_of
 from wattledger_daemon.health import EngineHealth
 from wattledger_daemon.intake import Count, Delivery, Intake
 from wattledger_daemon.logs import event
@@ -71,9 +71,16 @@ class Sources:
         self._strangers: dict[str, int] = {}
         self._full = False
 
-    def take(self, batch: collect_pb2.Batch, now_ns: int) -> int:
+    def take(
+        self,
+        batch: collect_pb2.Batch,
+        now_ns: int,
+        events: Events | None = None,
+        message: bytes | None = None,
+    ) -> int:
         """Queue a checked batch unless it was seen before; returns the committed sequence.
 
+        `events` and `message` are what it says and how it came, where that is known already.
         Sequence 0 asks about progress alone. Raises BusyError where the queue or the number of
         sources is at its bound, or an earlier batch has yet to come.
         """
@@ -293,4 +300,5 @@ class Sources:
             source.duplicates,
             source.refused,
             now_ns,
+            batch.engine.coarse,
         )

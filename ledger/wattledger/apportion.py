@@ -7,7 +7,8 @@ Two ways to cut an integer: among claimants by weight (largest remainder), and a
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from operator import sub
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -19,23 +20,35 @@ def apportion(total: int, weights: Mapping[K, float]) -> dict[K, int]:
     Largest-remainder rounding; ties go to the lesser key. All-zero weights share equally.
     Returns {} for no claimants. Source: accounting.md section 3, vector V1.
     """
-    if not weights:
-        return {}
-    scale = math.fsum(weights.values())
+    keys = sorted(weights, key=str)
+    parts = apportion_in_order(total, [weights[key] for key in keys]) if keys else ()
+    shares = dict(zip(keys, parts, strict=True))
+    return {key: shares[key] for key in weights}
+
+
+def apportion_in_order(total: int, weights: Sequence[float]) -> list[int]:
+    """As `apportion`, of claimants in order: ties go to the earlier one.
+
+    Raises ValueError for no claimants.
+    """
+    scale = math.fsum(weights)
     if scale <= 0.0:
-        weights = dict.fromkeys(weights, 1.0)
+        if not weights:
+            raise ValueError("nobody to share among")
+        weights = [1.0] * len(weights)
         scale = float(len(weights))
-    exact = {key: total * (weight / scale) for key, weight in weights.items()}
-    parts = {key: math.floor(value) for key, value in exact.items()}
-    rest = total - sum(parts.values())
+    exact = [total * (weight / scale) for weight in weights]
+    parts = list(map(math.floor, exact))
+    rest = total - sum(parts)
     if rest > 0:
-        order = sorted(exact, key=lambda key: (parts[key] - exact[key], str(key)))
+        # Sorted by what each lacks; a stable sort leaves ties in order.
+        order = sorted(range(len(parts)), key=list(map(sub, parts, exact)).__getitem__)
         for turn in range(rest):
             parts[order[turn % len(order)]] += 1
     elif rest < 0:
         # Only float noise leads here: a part rounded up past its exact value. Take it from the
         # largest, which can never fall below zero.
-        parts[max(parts, key=lambda key: parts[key])] += rest
+        parts[max(range(len(parts)), key=parts.__getitem__)] += rest
     return parts
 
 

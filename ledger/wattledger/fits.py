@@ -66,3 +66,10 @@ class Calibrated(NamedTuple):
     taught_ns: int
     state: str
     fit: Fit | None
+
+
+class KeptFit(NamedTuple):
+    """A fit that a ledger keeps, and of which host it is."""
+
+    host: str
+    fit: Fit

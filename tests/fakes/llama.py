@@ -18,7 +18,7 @@ class FakeBatch:
 
 
 class FakeContext:
-    """What decodes; `failing` makes the next one fail."""
+    """What decodes; `failing` makes it fail, once."""
 
     def __init__(self) -> None:
         self.decoded: list[int] = []
@@ -26,6 +26,7 @@ class FakeContext:
 
     def decode(self, batch: FakeBatch) -> None:
         if self.failing:
+            self.failing = False
             raise RuntimeError("llama_decode returned 1")
         self.decoded.append(batch.n_tokens())
 

@@ -23,6 +23,7 @@ from wattledger_daemon.heart.accountant import AccountantSettings
 from wattledger_daemon.intake import Intake
 from wattledger_daemon.listening import Listener
 from wattledger_daemon.pipeline import Pipeline
+from wattledger_daemon.questions import Questions
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import recover
 from wattledger_daemon.sources import Sources
@@ -45,6 +46,7 @@ class World:
         clock: Clock = CLOCK,
         pinned: Iterable[PinnedCost] = (),
         listeners: Sequence[Listener] = (),
+        questions: Questions | None = None,
     ) -> None:
         self.time = time
         self.ledger = ledger
@@ -72,6 +74,7 @@ class World:
             sensors=list,
             zone="FRA",
             listeners=listeners,
+            questions=questions,
         )
         self.pipeline.begin()
         # As a sensor does when it opens.
@@ -110,10 +113,14 @@ def use(end_s: int = 10_000) -> UseRecord:
 
 
 def begin(
-    tmp_path: Path, ledger: SqliteLedger | None = None, time: FakeTime | None = None
+    tmp_path: Path,
+    ledger: SqliteLedger | None = None,
+    time: FakeTime | None = None,
+    *,
+    questions: Questions | None = None,
 ) -> World:
     ledger = ledger or SqliteLedger(tmp_path / "ledger.db", create=True)
-    world = World(ledger, time or FakeTime(1000 * S), tmp_path)
+    world = World(ledger, time or FakeTime(1000 * S), tmp_path, questions=questions)
     world.intake.offer([use()])
     return world
 

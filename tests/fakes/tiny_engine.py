@@ -1,4 +1,4 @@
-"""An engine without a model, in a process of its own: the hook, reporter and wire are the real ones.
+"""An engine without a model, a process of its own: its hook, reporter and wire are the real ones.
 
 It serves a stream of requests from one thread, as fast as it is told to and never faster, and
 tells what it computed. What it costs the engine to have a meter shows here as with a real one.

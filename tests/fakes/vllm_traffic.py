@@ -13,7 +13,7 @@ from typing import Any
 from fakes.vllm_server import VllmServer
 
 CONCURRENCY = 16
-SHARED = "measure each watt and each joule that was spent " * 12
+SHARED = "measure each watt and each joule that was spent " * 30
 """A prompt long enough to fill several blocks of the prefix cache (128 tokens on CPUs)."""
 
 LONGEST = 1900

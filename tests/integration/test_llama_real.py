@@ -45,8 +45,8 @@ class Site:
         self._stack.callback(collector.stop)
         return collector
 
-    def server(self, *options: str, attached: bool = True) -> LlamaServer:
-        environ = plain_environment()
+    def server(self, *options: str, attached: bool = True, **environment: str) -> LlamaServer:
+        environ = plain_environment() | environment
         if attached:
             environ = attach_environment(
                 environ, socket=str(self.socket), job="j1", workload="w1", model="tiny"
@@ -158,9 +158,36 @@ def test_a_client_that_hangs_up_leaves_what_was_computed(site: Site) -> None:
     finishes = collector.finishes()
     aborted = finishes.pop(name)
     assert 20 <= aborted.decode_tokens < 1_000
+    assert aborted.aborted
     assert collector.told()[name].decode == aborted.decode_tokens
     (whole,) = finishes.values()
+    assert not whole.aborted
     assert whole.decode_tokens == usage["completion_tokens"]
+
+
+def test_tenants_are_told_by_a_header(site: Site) -> None:
+    collector = site.collector()
+    server = site.server(WATTLEDGER_TENANT_HEADER="X-Tenant")
+    named, unnamed = uuid.uuid4().hex, uuid.uuid4().hex
+    tenant = {"X-Request-ID": named, "X-Tenant": "acme"}
+    chunks = list(server.stream("hello", 6, None, **tenant))
+    body = {"prompt": "hello", "max_tokens": 4}
+    server.request("POST", "/v1/completions", body, **tenant)
+    server.request("POST", "/v1/completions", body, **{"X-Request-ID": unnamed})
+    server.request("POST", "/v1/completions", body, **{"X-Tenant": "blue\x07\xff"})
+    server.stop()
+    assert chunks
+    told = {
+        name: tenant
+        for batch in collector.batches
+        for name, tenant in zip(
+            batch.request_ids, batch.request_tenants or [""] * len(batch.request_ids), strict=True
+        )
+    }
+    assert told.pop(named) == told.pop(f"{named}#r2") == "acme"
+    assert told.pop(unnamed) == ""
+    (odd,) = told.values()
+    assert odd.startswith("blue") and odd.isprintable()
 
 
 def test_with_a_draft_model_accepted_tokens_count(site: Site) -> None:

@@ -206,7 +206,7 @@ def test_a_reused_pid_leaves_its_engine() -> None:
 
 
 def test_memory_is_bounded_by_a_nearer_horizon() -> None:
-    accountant = an_accountant(*watt_hours(0), settings=AccountantSettings(max_rows=110))
+    accountant = an_accountant(*watt_hours(0), settings=AccountantSettings(max_rows=42))
     for second in range(60):
         accountant.observe(step(second, second, second + 1, [(f"r{n}", 0, 1) for n in range(4)]))
         accountant.observe(CounterReading("gpu0", ns(second + 1), ns(second + 1)))

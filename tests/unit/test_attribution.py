@@ -34,7 +34,6 @@ from wattledger.records import (
     Step,
     UseRecord,
 )
-from wattledger_daemon.heart.attribution.cost import phase_weights
 
 V3_COUNTER = [(0.0, 0.0), (1.0, 100.0), (2.0, 400.0), (3.0, 450.0)]
 V3_STEPS = [step(1, 1, 2, [("R1", 1000, 0)]), step(2, 2.2, 2.4, [("R1", 0, 1)])]
@@ -101,9 +100,11 @@ def test_v9_closed_form_equals_brute_force_shapley() -> None:
         for place, name in enumerate(order):
             marginal = cost(order[: place + 1]) - cost(order[:place])
             brute[name] += marginal / math.factorial(len(own))
-    weights = {w.request: w.weight_j for w in phase_weights(step(1, 0, 1, tokens), MODEL)}
-    assert weights == pytest.approx(brute)
-    assert weights == pytest.approx({"R1": 63.3333, "R2": 15.3333, "R3": 23.3333}, abs=1e-4)
+    # The step's whole cost is 102 J: so many were metered, and nobody is scaled.
+    pages = book(None, [(0, 0), (1, 102)], step(1, 0, 1, tokens))
+    booked = {name: uj / 1e6 for (name, _), uj in request_uj(pages).items()}
+    assert booked == pytest.approx(brute, abs=1e-6)
+    assert booked == pytest.approx({"R1": 63.3333, "R2": 15.3333, "R3": 23.3333}, abs=1e-4)
 
 
 def by_owner(pages: list[Page]) -> dict[tuple[str | None, str], tuple[int, int]]:
@@ -243,9 +244,11 @@ def test_an_engine_owns_cpu_energy_too_and_tokens_stand_on_its_gpu() -> None:
 
 def test_context_cost_belongs_to_decode() -> None:
     cost = CostModel(0.0, 1.0, 1.0, 0.5, "pinned")
-    mixed = Step("e", 1, 0, 1, (RequestTokens("r", 10, 2, 8), RequestTokens("q", 10, 0, 8)))
-    weights = [(w.request, w.activity, w.weight_j) for w in phase_weights(mixed, cost)]
-    assert weights == [("r", P, 10.0), ("r", D, 6.0), ("q", P, 14.0)]
+    tokens = (RequestTokens("r", 10, 2, 8), RequestTokens("q", 10, 0, 8))
+    mixed = [PinnedCost("e", cost), Step("e", 1, 0, ns(1), tokens)]
+    pages = pages_of([gpu(), *counter([(0, 0), (1, 30)]), *owned_engine(cost=None), *mixed])
+    booked = {key: uj / 1e6 for key, uj in request_uj(pages).items()}
+    assert booked == {("r", P): 10.0, ("r", D): 6.0, ("q", P): 14.0}
 
 
 def test_all_zero_weights_share_equally() -> None:

@@ -6,79 +6,14 @@ import itertools
 import subprocess
 import sys
 import types
-from dataclasses import dataclass
 
 import pytest
 
 from fakes.llama import EOS, FakeLlama, complete
-from wattledger_collectors.engines.events import Counts, EventBuffer, FinishEvent, StepEvent
+from fakes.llama_hook import World, parts
+from wattledger_collectors.engines.events import Counts
 from wattledger_collectors.engines.llama_cpp import Hook
 from wattledger_collectors.engines.llama_cpp_request import PAUSE_NS
-
-
-class Clock:
-    """One microsecond per look, and what is added by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 0
-
-    def __call__(self) -> int:
-        self.ns += 1_000
-        return self.ns
-
-
-@dataclass
-class Told:
-    """What a hook has told."""
-
-    steps: list[StepEvent]
-    finishes: list[FinishEvent]
-
-    @property
-    def counts(self) -> Counts:
-        counts = Counts()
-        for step in self.steps:
-            counts.count(step)
-        for finish in self.finishes:
-            counts.count(finish)
-        return counts
-
-
-class World:
-    """A class of its own, hooked, with one instance."""
-
-    def __init__(self, llama: FakeLlama | None = None, model: str | None = None) -> None:
-        self.buffer = EventBuffer()
-        self.clock = Clock()
-        self.begun = 0
-        self.llama = llama or FakeLlama()
-        self.hook = Hook(self.buffer, self._begin, model, self.clock)
-        self.llama.__class__ = hooked(self.hook)
-
-    def _begin(self) -> None:
-        self.begun += 1
-
-    def told(self) -> Told:
-        told = Told([], [])
-        for event in self.buffer.take(1_000_000):
-            if event[0] == "step":
-                told.steps.append(event)
-            elif event[0] == "token":
-                _, model, start_ns, end_ns, name, context = event
-                told.steps.append(("step", model, start_ns, end_ns, ((name, 0, 1, context),)))
-            else:
-                told.finishes.append(event)
-        return told
-
-
-def hooked(hook: Hook) -> type[FakeLlama]:
-    llama_class = type("HookedLlama", (FakeLlama,), {})
-    hook.attach(llama_class)
-    return llama_class
-
-
-def parts(told: Told) -> list[tuple[int, int, int]]:
-    return [part[1:] for step in told.steps for part in step[4]]
 
 
 def test_tells_a_prefill_and_every_token() -> None:
@@ -122,7 +57,7 @@ def test_a_common_prefix_is_cached_tokens() -> None:
 
 def test_a_prompt_whose_logits_are_there_computes_nothing() -> None:
     world = World()
-    world.llama.eval([10, 11, 12])
+    complete(world.llama, [10, 11, 12], 1)
     world.told()
     start_ns = world.clock.ns
     assert len(complete(world.llama, [10, 11, 12], 2)) == 2
@@ -134,7 +69,7 @@ def test_a_prompt_whose_logits_are_there_computes_nothing() -> None:
 
 def test_one_token_on_a_cached_prompt_takes_the_whole_time() -> None:
     world = World()
-    world.llama.eval([10, 11, 12])
+    complete(world.llama, [10, 11, 12], 1)
     world.told()
     complete(world.llama, [10, 11, 12], 1)
     told = world.told()
@@ -176,8 +111,21 @@ def test_a_prefill_that_fails_counts_what_was_computed() -> None:
     with pytest.raises(RuntimeError, match="llama_decode returned 1"):
         complete(world.llama, range(10, 40), 5)
     told = world.told()
-    assert parts(told) == [(16, 0, 0)]
+    assert parts(told) == [(8, 0, 0), (8, 0, 0)]
     assert told.finishes[0][4:] == (30, 0, 0, True)
+    world.llama.broken_at = None
+    assert complete(world.llama, range(50, 80), 1)
+    assert parts(world.told()) == [(8, 0, 0)] * 3 + [(6, 0, 0), (0, 1, 0)]
+
+
+def test_a_long_prefill_is_told_while_it_runs() -> None:
+    world = World(FakeLlama(n_batch=8))
+    stream = world.llama.generate(range(10, 40))
+    next(stream)
+    told = world.told()
+    assert parts(told) == [(8, 0, 0), (8, 0, 0), (8, 0, 0), (6, 0, 0)]
+    assert all(a[3] == b[2] for a, b in itertools.pairwise(told.steps))
+    assert "decode" not in vars(world.llama._ctx)
 
 
 def test_a_decode_that_fails_is_told_as_aborted_and_the_next_request_is_whole() -> None:
@@ -241,8 +189,9 @@ def test_a_forgotten_generator_ends_when_the_next_begins() -> None:
     assert told.counts == Counts(7, 30, 5, 2)
     next(forgotten)
     forgotten.close()
-    assert all(not event[4] for event in world.told().steps)
-    assert not world.told().finishes
+    told = world.told()
+    assert told.counts.prefill_tokens == 1
+    assert not told.finishes
 
 
 def test_a_forgotten_generator_ends_at_the_latest_with_the_process() -> None:
@@ -268,39 +217,6 @@ def test_a_forked_child_tells_nothing_of_its_parents_requests() -> None:
     assert world.told().counts == Counts(3, 20, 2, 1)
 
 
-def test_eval_outside_of_a_request_is_a_step_without_breakdown() -> None:
-    world = World()
-    world.llama.eval([1, 2, 3])
-    world.llama.broken_at = 5
-    with pytest.raises(RuntimeError):
-        world.llama.eval([1, 2, 3])
-    told = world.told()
-    assert [step[4] for step in told.steps] == [(), ()]
-    assert not told.finishes
-
-
-def test_embeddings_are_prefill() -> None:
-    world = World()
-    plain = FakeLlama()
-    assert world.llama.embed("hello") == plain.embed("hello")
-    assert world.llama.embed("hello", True, True) == plain.embed("hello", True, True)
-    assert world.llama.embed(text="hi", return_count=True) == ([0.0, 2.0], 2)
-    told = world.told()
-    assert parts(told) == [(5, 0, 0), (5, 0, 0), (2, 0, 0)]
-    assert [finish[4:] for finish in told.finishes] == [(n, 0, 0, False) for n in (5, 5, 2)]
-
-
-def test_an_embedding_that_fails_is_a_step_without_breakdown() -> None:
-    world = World()
-    with pytest.raises(RuntimeError, match="nothing to embed"):
-        world.llama.embed("")
-    with pytest.raises(TypeError):
-        world.llama.embed()  # type: ignore[call-arg]
-    told = world.told()
-    assert [step[4] for step in told.steps] == [()]
-    assert not told.finishes
-
-
 def test_the_model_is_the_files_name_or_what_the_user_said() -> None:
     for model, expected in ((None, "tiny.gguf"), ("llama-3-8b", "llama-3-8b")):
         world = World(model=model)
@@ -318,7 +234,7 @@ def test_requests_bear_the_servers_id_once_each(monkeypatch: pytest.MonkeyPatch)
     server.context = {}
     complete(world.llama, [1, 2], 1)
     names = [finish[3] for finish in world.told().finishes]
-    assert names[:3] == ["aa11", "aa11-2", "aa11-3"]
+    assert names[:3] == ["aa11", "aa11#r2", "aa11#r3"]
     assert names[3].endswith("-4")
     assert len(set(names)) == 4
 

@@ -78,7 +78,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     for writable in (False, True):
-        with pytest.raises(UnreachableError, match=r"newer wattledger \(schema 3, .* 2\): upgrade"):
+        with pytest.raises(UnreachableError, match=r"newer wattledger \(schema 4, .* 3\): upgrade"):
             SqliteLedger(path, writable=writable)
 
 

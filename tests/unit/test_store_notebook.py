@@ -154,7 +154,7 @@ def version_1(path: Path) -> None:
 
 def test_a_version_1_ledger_keeps_all_it_holds_and_gets_a_notebook(path: Path) -> None:
     version_1(path)
-    with pytest.raises(UnreachableError, match=r"schema 1, not 2.*let wattledgerd open it once"):
+    with pytest.raises(UnreachableError, match=r"schema 1, not 3.*let wattledgerd open it once"):
         SqliteLedger(path)
     fresh = path.with_name("fresh.db")
     with SqliteLedger(fresh, create=True) as ledger:
@@ -175,7 +175,7 @@ def test_a_version_1_ledger_keeps_all_it_holds_and_gets_a_notebook(path: Path) -
     with SqliteLedger(path) as ledger:
         assert ledger.noted(0, 9) == [metric(5)]
         assert ledger.learned("h1") == [idle(70.0)]
-        assert SCHEMA_VERSION == 2
+        assert SCHEMA_VERSION == 3
 
 
 def test_a_migration_that_fails_leaves_version_1_as_it_was(path: Path) -> None:

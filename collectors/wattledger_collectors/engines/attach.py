@@ -1,8 +1,9 @@
 """Starts an engine with its hook, and nothing installed changed: only its environment differs.
 
-PYTHONPATH gets a folder whose `sitecustomize` waits for the engine (`autoload`), and what that
-needs of wattledger. Children of the process are hooked as well. Not covered: `python -S`, `-E`
-and `-I`, which do not read PYTHONPATH or sitecustomize.
+PYTHONPATH gets a folder whose `sitecustomize` waits for the engine (`autoload`), entry points that
+vLLM finds as if wattledger were installed, and what these need of wattledger. Children of the
+process are hooked as well. Not covered: `python -S`, `-E` and `-I`, which do not read PYTHONPATH
+or sitecustomize.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from wattledger_collectors.socket_path import checked_socket_path
 
 PACKAGES = ("wattledger_collectors", "wattledger", "wattledger_proto")
 """What an engine's process may import of ours."""
+
+SHOWN = ("sitecustomize.py", "wattledger_attach-0.dist-info")
+"""What Python runs at its start, and the entry points of a distribution that is not installed."""
 
 
 def attach_environment(
@@ -63,7 +67,7 @@ def import_path(packages: Mapping[str, Path], cache: Path) -> list[str]:
     parents = {folder.parent for folder in packages.values()}
     if len(parents) == len(packages):
         return [str(site), *(str(folder.parent) for folder in packages.values())]
-    links = {**packages, "sitecustomize.py": site / "sitecustomize.py"}
+    links = {**packages, **{name: site / name for name in SHOWN}}
     return [str(_link_folder(links, cache))]
 
 

@@ -17,17 +17,44 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-TARGETS: Mapping[str, str] = {"llama_cpp.llama": "wattledger_collectors.engines.llama_cpp"}
+VLLM_TARGETS: Mapping[str, str] = {
+    "vllm.v1.engine.output_processor": "wattledger_collectors.engines.vllm",
+    "vllm.v1.engine.llm_engine": "wattledger_collectors.engines.vllm",
+}
+
+TARGETS: Mapping[str, str] = {
+    "llama_cpp.llama": "wattledger_collectors.engines.llama_cpp",
+    "llama_cpp.server.app": "wattledger_collectors.engines.llama_cpp_server",
+    **VLLM_TARGETS,
+}
 """The engine's module, and ours whose `install(module)` hooks it."""
 
 
 def enable(targets: Mapping[str, str] = TARGETS) -> None:
     """Hooks what is imported from now on or was before, where `WATTLEDGER_ATTACH` is 1."""
-    if os.environ.get("WATTLEDGER_ATTACH") != "1":
+    if os.environ.get("WATTLEDGER_ATTACH") == "1":
+        hook_when_imported(targets)
+
+
+def hook_when_imported(targets: Mapping[str, str]) -> None:
+    """Hooks these modules, now or when they are imported; asked again it changes nothing."""
+    new = {name: hook for name, hook in targets.items() if name not in _WATCHED}
+    _WATCHED.update(new)
+    if new:
+        sys.meta_path.insert(0, _Finder(new))
+    for name in new.keys() & sys.modules.keys():
+        _install(new[name], sys.modules[name])
+
+
+def tell(line: str) -> None:
+    """One line on stderr, which may be closed."""
+    try:
+        sys.stderr.write(f"wattledger: {line}\n")
+    except Exception:  # noqa: BLE001 - the engine hook's border
         return
-    sys.meta_path.insert(0, _Finder(targets))
-    for name in targets.keys() & sys.modules.keys():
-        _install(targets[name], sys.modules[name])
+
+
+_WATCHED: dict[str, str] = {}
 
 
 def _install(hook: str, module: ModuleType) -> None:
@@ -35,7 +62,7 @@ def _install(hook: str, module: ModuleType) -> None:
         __import__(hook)
         sys.modules[hook].install(module)
     except Exception as error:  # noqa: BLE001 - the engine hook's border
-        sys.stderr.write(f"wattledger: {module.__name__} is not metered: {error}\n")
+        tell(f"{module.__name__} is not metered: {error}")
 
 
 class _Finder:

@@ -81,7 +81,10 @@ class Counts:
 
 def entries_of(event: Event) -> int:
     """How many requests an event names beyond one."""
-    return len(event[4]) if event[0] in {"columns", "step"} else 0
+    return len(event[4]) if event[0] in _WITH_ENTRIES else 0  # type: ignore[arg-type]
+
+
+_WITH_ENTRIES = frozenset({"columns", "step"})
 
 
 class EventBuffer:
@@ -110,11 +113,11 @@ class EventBuffer:
 
     def add(self, event: Event) -> None:
         """Appends an event, after making the room for it."""
-        events = self._events
-        entries = entries_of(event)
-        self._entries += entries
-        while events and (len(events) >= self._limit or self._entries > self._most_entries):
-            self._push_out()
+        events, kind = self._events, event[0]
+        if kind in _WITH_ENTRIES:
+            self._entries += len(event[4])  # type: ignore[arg-type]
+        if len(events) >= self._limit or self._entries > self._most_entries:
+            self._make_room()
         events.append(event)
 
     def take(self, most: int, most_entries: int = DEFAULT_ENTRIES) -> list[Event]:
@@ -145,11 +148,13 @@ class EventBuffer:
         self._limit = 0
         self._events.clear()
 
-    def _push_out(self) -> None:
-        try:
-            event = self._events.popleft()
-        except IndexError:
-            return
-        entries = entries_of(event)
-        self._entries -= entries
-        self.dropped.count(event)
+    def _make_room(self) -> None:
+        events = self._events
+        while events and (len(events) >= self._limit or self._entries > self._most_entries):
+            try:
+                event = events.popleft()
+            except IndexError:
+                return
+            entries = entries_of(event)
+            self._entries -= entries
+            self.dropped.count(event)

@@ -54,6 +54,7 @@ from wattledger_collectors.engines.llama_cpp_request import (
     untold,
     watched,
 )
+from wattledger_collectors.engines.llama_cpp_server import AGAIN, tenant_of
 
 KIND = "llama_cpp"
 _REMEMBERED_NAMES = 1024
@@ -67,11 +68,12 @@ def install(module: ModuleType) -> None:
     Raises ImportError where grpc or protobuf is missing in the engine's environment.
     """
     from wattledger_collectors.reporter import Reporting
+    from wattledger_collectors.wire import EngineFacts
 
     if hasattr(module.Llama, "_wattledger_live"):
         return
     buffer = EventBuffer()
-    reporting = Reporting(KIND, buffer, os.environ)
+    reporting = Reporting(KIND, buffer, os.environ, EngineFacts(tenant_of=tenant_of))
     hook = Hook(buffer, reporting.ensure_running, os.environ.get("WATTLEDGER_MODEL"))
     hook.attach(module.Llama)
     # After the one of `reporting`, so that it runs before it.
@@ -142,14 +144,14 @@ class Hook:
         """The server's X-Request-ID, made unique in this process; else `<pid>-<number>`.
 
         One HTTP request may run several completions (function calling), and clients may repeat
-        an id: from the second on, the number is appended.
+        an id: from the second on, a number is appended, as `request_names.py` knows it.
         """
         number = next(self._numbers)
         name = _http_request_id()
         if name is None:
             return f"{os.getpid()}-{number}"
         if name in self._recent:
-            return f"{name}-{number}"
+            return f"{name}{AGAIN}{number}"
         self._recent[name] = None
         if len(self._recent) > _REMEMBERED_NAMES:
             del self._recent[next(iter(self._recent))]

@@ -202,10 +202,11 @@ def watch_decode(llama: Any, observer: Decoding) -> None:
         return
     decode = context.decode
 
-    def watching(batch: Any) -> None:
+    def watching(batch: Any) -> Any:
         observer.decoding(batch)
-        decode(batch)
+        result = decode(batch)
         observer.decoded(batch)
+        return result
 
     watching._wattledger = True  # type: ignore[attr-defined]
     context.decode = watching

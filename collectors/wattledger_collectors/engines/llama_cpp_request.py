@@ -30,10 +30,10 @@ class Request:
     """What a run of `generate` computed, and up to when that has been told."""
 
     __slots__ = (
-        "_adopted", "_llama", "_plain_eval", "_prompt", "_ready_ns", "_teller",
-        "_tokens_before", "_tokens_told", "aborted", "add", "append", "cached_tokens",
-        "computed_tokens", "context_tokens", "decode_tokens", "inner", "mark_ns", "model",
-        "name", "now_ns", "prompt_tokens", "token",
+        "_adopted", "_chunks_tokens", "_llama", "_plain_eval", "_prompt", "_ready_ns", "_teller",
+        "_tokens_before", "_untold_tokens", "aborted", "add", "append", "cached_tokens",
+        "context_tokens", "decode_tokens", "inner", "mark_ns", "model", "name", "now_ns",
+        "prompt_tokens", "token",
     )  # fmt: skip
 
     def __init__(self, teller: Teller, llama: Any, prompt: Sequence[int]) -> None:
@@ -49,8 +49,9 @@ class Request:
         self.add: Callable[[Event], None] = untold
         self.append: Callable[[Event], None] = untold
         self.name = self.model = ""
-        self.prompt_tokens = self.cached_tokens = self.computed_tokens = self.decode_tokens = 0
-        self.mark_ns = self._ready_ns = self.context_tokens = self._tokens_told = 0
+        self.prompt_tokens = self.cached_tokens = self.decode_tokens = 0
+        self.mark_ns = self._ready_ns = self.context_tokens = 0
+        self._chunks_tokens = self._untold_tokens = 0
         self._tokens_before: int | None = None
 
     @property
@@ -87,29 +88,27 @@ class Request:
         if self._tokens_before is None:
             cached = self.prompt_tokens - len(tokens)
             self.cached_tokens = max(cached - self._adopted, 0)
-        self._tokens_before = self._llama.n_tokens
-        self._tokens_told = 0
-        if len(tokens) > self._llama.n_batch:
-            watch_decode(self._llama, self)
+        self._tokens_before, self._chunks_tokens = self._llama.n_tokens, 0
+        watch_decode(self._llama, self)
 
     @harmless
     def decoding(self, _: Any) -> None:
-        """A chunk of a long prompt goes to `llama_decode`: those before it are told."""
-        self._tell_prefill(self._new_tokens())
+        """A chunk of the prompt goes to `llama_decode`: those before it are told."""
+        self._tell_prefill()
 
+    @harmless
     def decoded(self, batch: Any) -> None:
         """A chunk is through, or the device still works on it."""
+        tokens = batch.n_tokens()
+        self._chunks_tokens += tokens
+        self._untold_tokens += tokens
 
     @harmless
     def evaluated(self) -> None:
-        """`eval` returned or raised; the engine's own count says how far it came."""
+        """`eval` returned or raised; the engine's own count is taken where we saw no decode."""
         unwatch_decode(self._llama)
-        self.computed_tokens += self._new_tokens()
-
-    def _new_tokens(self) -> int:
-        before, told = self._tokens_before or 0, self._tokens_told
-        self._tokens_told = self._llama.n_tokens - before
-        return self._tokens_told - told
+        if not self._chunks_tokens and self._tokens_before is not None:
+            self._untold_tokens += self._llama.n_tokens - self._tokens_before
 
     @harmless
     def prefilled(self) -> None:
@@ -119,15 +118,15 @@ class Request:
         """
         self._llama._wattledger_prefill = None
         self.context_tokens = max(self.prompt_tokens, self._llama.n_tokens)
-        tokens, self.computed_tokens = self.computed_tokens, 0
-        self._tell_prefill(tokens)
+        self._tell_prefill()
         self._ready_ns = max(self.mark_ns, self.now_ns())
         # A token's step is told by `metered`; a look at each `eval` would cost as much again.
         self._plain_eval = self._teller.plain_eval(self._llama)
         if self._plain_eval is not None:
             self._llama.eval = self._plain_eval
 
-    def _tell_prefill(self, tokens: int) -> None:
+    def _tell_prefill(self) -> None:
+        tokens, self._untold_tokens = self._untold_tokens, 0
         if tokens:
             end_ns = self.now_ns()
             self.add(("step", self.model, self.mark_ns, end_ns, ((self.name, tokens, 0, 0),)))
@@ -145,12 +144,13 @@ class Request:
     @harmless
     def finished(self, failed: bool) -> None:
         """The generator is closed, or as good as."""
+        llama = self._llama
+        if self._plain_eval is not None and vars(llama).get("eval") is self._plain_eval:
+            del llama.eval
+        if llama._wattledger_live is self:
+            llama._wattledger_live = None
         if self in self._teller.open_requests:
             self._teller.open_requests.discard(self)
-            if self._plain_eval is not None and vars(self._llama).get("eval") is self._plain_eval:
-                del self._llama.eval
-            if self._llama._wattledger_live is self:
-                self._llama._wattledger_live = None
             counts = (self.prompt_tokens, self.cached_tokens, self.decode_tokens)
             aborted = failed or self.aborted
             self.add(("finish", self.model, self.now_ns(), self.name, *counts, aborted))

@@ -119,7 +119,8 @@ class _Relay:
             data = await self.client.read()
             if not data:
                 return
-            used, _ = self.body.feed(data)
+            used, pieces = self.body.feed(data)
+            self.exchange.asked(pieces)
             self.client.put_back(data[used:])
             if reached:
                 # An engine that answers early reads no more; the rest goes nowhere.

@@ -3,9 +3,10 @@
 - Ollama's own API (docs.ollama.com/api/usage, ollama llm/llama_server.go): `prompt_eval_count` is
   the whole prompt, `prompt_eval_cached_count` its part from the cache (newer versions; where it is
   not told, reused tokens count as computed), `eval_count` what was generated; durations in ns.
-- llama-server (0.3.36's tools/server/server-task.cpp): `timings`, per choice, in ms; `prompt_n` is
-  without `cache_n`. Unfinished choices tell `timings` where `timings_per_token` asks for them, and
-  `tokens_predicted` on `/completion`.
+- llama-server (tools/server of llama.cpp 0c1e570): `timings`, per choice, in ms; `prompt_n` is
+  without `cache_n`. Choices of one prompt (`n` above 1) each repeat what it cost, and their
+  indices stand together. Unfinished choices tell `timings` where `timings_per_token` asks for
+  them, and `tokens_predicted` on `/completion`.
 - OpenAI's `usage` (completions, chat, embeddings, responses): the prompt with its cached part.
   Anthropic's (messages): the prompt without. No durations, and in streams only where the client
   asks for it.
@@ -18,14 +19,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wattledger_collectors.engines.proxy_http import Head
 
 MOST_BYTES = 4 * 2**20
 """The longest line of a stream, or body of another answer, that is read along."""
 
-_MOST_TOKENS = 2**31
+_MOST_TOKENS = 2**29
 _MOST_NS = 12 * 3600 * 10**9
 _NS_PER_MS = 10**6
 _ENDS = frozenset(("response.completed", "response.incomplete", "message_stop"))
@@ -57,11 +58,13 @@ class Answer:
 
     `first_ns` is when the first token came, where the answer is a stream that shows it; `ended`
     whether the engine has said that it is through; `partial` whether counts of some choices are
-    kept back; `idle` whether it says that nothing was computed.
+    kept back; `idle` whether it says that nothing was computed. `choices` is how many of them
+    the request wanted of each prompt.
     """
 
     def __init__(self) -> None:
         self.model = ""
+        self.choices = 1
         self.first_ns: int | None = None
         self.ended = False
         self.partial = False
@@ -76,7 +79,12 @@ class Answer:
     def shares(self) -> tuple[Share, ...]:
         """What was computed: by choice, else of the whole; () where it is not told."""
         if self._timings:
-            return tuple(self._timings.values())
+            return tuple(
+                replace(share, prompt_tokens=0, cached_tokens=0, prefill_ns=0)
+                if index % self.choices
+                else share
+                for index, share in sorted(self._timings.items())
+            )
         share = self._ollama or _usage_share(self._usage, self._usage_ns)
         return () if share is None else (share,)
 
@@ -114,7 +122,7 @@ class Answer:
         self.ended = self.ended or (
             document.get("done") is True
             or document.get("stop") is True
-            or document.get("type") in _ENDS
+            or str(document.get("type")) in _ENDS
         )
 
     def _find_choice(self, document: Mapping[str, object], listed: Sequence[object]) -> None:
@@ -233,9 +241,9 @@ def _usage_share(usage: Mapping[str, object], told_ns: int) -> Share | None:
     """OpenAI's or Anthropic's `usage`; None where it holds no counts or counts of no sense."""
     prompt = _count(usage, "prompt_tokens")
     prompt = _count(usage, "input_tokens") if prompt is None else prompt
-    if prompt is None:
-        return None
     decoded = _count(usage, "completion_tokens") or _count(usage, "output_tokens") or 0
+    if prompt is None:
+        return Share(None, 0, decoded, told_ns) if decoded else None
     apart = "cache_read_input_tokens" in usage
     if apart:
         cached = _count(usage, "cache_read_input_tokens") or 0

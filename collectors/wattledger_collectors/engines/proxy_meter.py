@@ -15,6 +15,7 @@ particular rather than idle, and it is counted in `untold`. No fault of ours rea
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections import OrderedDict
@@ -36,7 +37,9 @@ COMPUTING = frozenset(
 SEVERAL = "(several)"
 _RECENT_NS = 120 * 10**9
 _MOST_STEP_NS = 12 * 3600 * 10**9
+_MOST_TOKENS = 2**31
 _MOST_NAMES = 4096
+_MOST_ASKED_BYTES = 2**20
 
 P = ParamSpec("P")
 
@@ -143,13 +146,14 @@ class Meter:
 class Exchange:
     """One request and its answer; `over` when there is nothing more to follow."""
 
-    __slots__ = ("_answer", "_answered", "_path", "_reader", "_sent_ns", "meter", "name", "over")
+    __slots__ = ("_answer", "_answered", "_asked", "_reader", "_sent_ns", "meter", "name", "over")
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
         self.over = False
-        self.name = self._path = ""
+        self.name = ""
         self._sent_ns = 0
+        self._asked = bytearray()
         self._answered = False
         self._answer = Answer()
         self._reader: Reader | None = None
@@ -157,12 +161,19 @@ class Exchange:
     @_harmless
     def begun(self, head: Head) -> None:
         """The request's head is here."""
-        self._path = head.target.partition(b"?")[0].decode("latin-1")
-        if head.method != b"POST" or self._path.rstrip("/").rpartition("/")[2] not in COMPUTING:
+        path = head.target.partition(b"?")[0].decode("latin-1")
+        if head.method != b"POST" or path.rstrip("/").rpartition("/")[2] not in COMPUTING:
             self.over = True
             return
         self.name = self.meter.name(head)
         self._sent_ns = self.meter.now_ns()
+
+    @_harmless
+    def asked(self, pieces: Iterable[bytes]) -> None:
+        """Content of the request, as it came; what is long is not kept."""
+        for piece in pieces:
+            if len(self._asked) <= _MOST_ASKED_BYTES:
+                self._asked += piece
 
     @_harmless
     def sent(self) -> None:
@@ -207,6 +218,8 @@ class Exchange:
     def _close(self, *, aborted: bool) -> None:
         self.over = True
         answer, meter = self._answer, self.meter
+        if len(answer.shares) > 1:
+            self._find_choices()
         shares = answer.shares
         if not shares and answer.idle:
             return
@@ -221,14 +234,29 @@ class Exchange:
             )
         if not shares:
             return
-        for share in shares:
-            self._tell(model, share)
-        meter.counted += 1
         prompt = sum(share.prompt_tokens or 0 for share in shares)
         cached = sum(share.cached_tokens for share in shares)
         decode = sum(share.decode_tokens for share in shares)
+        if prompt >= _MOST_TOKENS or decode >= _MOST_TOKENS:
+            raise ValueError(f"{prompt} and {decode} tokens are no counts")
+        for share in shares:
+            self._tell(model, share)
+        meter.counted += 1
         told_ns = max(share.told_ns for share in shares)
         meter.add(("finish", model, told_ns, self.name, prompt, cached, decode, aborted))
+
+    def _find_choices(self) -> None:
+        """How many answers the request wanted of each prompt; unknown, it had one prompt."""
+        try:
+            wanted = json.loads(self._asked)
+            number = wanted.get("n_cmpl") or wanted.get("n") or 1
+        except (ValueError, AttributeError, RecursionError):
+            number = None
+        if isinstance(number, int) and number > 0:
+            self._answer.choices = number
+        else:
+            self._answer.choices = len(self._answer.shares)
+            self._answer.partial = True
 
     def _tell(self, model: str, share: Share) -> None:
         """The steps of a share; one without tokens is none."""

@@ -1,7 +1,7 @@
 """What the outputs of a step say of its requests, read before vLLM's own processing of them.
 
 Only requests that vLLM itself still knows count, as in its own counters: an output of one that was
-aborted is passed over. Read in 0.32.0: vllm/v1/engine/output_processor.py, vllm/v1/metrics/stats.py.
+aborted is passed over. Read in 0.32.0, vllm/v1/engine/output_processor.py and metrics/stats.py.
 """
 
 from __future__ import annotations
@@ -35,33 +35,30 @@ class Requests:
     def read(self, states: dict[str, Any], outputs: list[Any], end_ns: int, stats: object) -> Draft:
         """A step of these outputs; `states` is the OutputProcessor's own table, by request id."""
         ids = [output.request_id for output in outputs]
-        if not all(map(states.__contains__, ids)):
-            outputs = [output for output in outputs if output.request_id in states]
-            ids = [output.request_id for output in outputs]
-        lives = list(map(self.live.get, ids))
+        lives: list[Any] = list(map(self.live.get, ids))
         prefills: list[Prefill] = []
-        if None in lives:
-            for at, live in enumerate(lives):
-                if live is None:
-                    lives[at] = self._meet(states[ids[at]], outputs[at], prefills)
-        met: list[Live] = lives  # type: ignore[assignment]
+        if None in lives and self._meet_all(states, outputs, lives, prefills):
+            # Outputs of requests that vLLM has forgotten, as it forgets them in `live` too.
+            outputs = [one for one, live in zip(outputs, lives, strict=True) if live is not None]
+            lives = [live for live in lives if live is not None]
+            ids = [output.request_id for output in outputs]
         events = [output.events for output in outputs]
-        if any(events):
+        if len(events) - events.count(None) > len(prefills):
             first = {prefill.live for prefill in prefills}
-            self._read_again(zip(met, events, strict=True), first, prefills)
+            self._read_again(zip(lives, events, strict=True), first, prefills)
         tokens = [len(output.new_token_ids) for output in outputs]
-        contexts = [live.context for live in met]
-        for live, count in zip(met, tokens, strict=True):
+        contexts = [live.context for live in lives]
+        for live, count in zip(lives, tokens):  # noqa: B905 - equal, and this is per token
             live.context += count
-        return Draft(stats, end_ns, ids, outputs, met, tokens, contexts, prefills)
+        return Draft(stats, end_ns, ids, outputs, lives, tokens, contexts, prefills)
 
     def ended(self, states: dict[str, Any], draft: Draft) -> None:
         """After vLLM's own processing: who of the step has left its table."""
-        for request_id, live, output in zip(draft.ids, draft.lives, draft.outputs, strict=True):
-            if request_id not in states:
-                reason = str(getattr(output, "finish_reason", None))
-                draft.ended.append((live, reason in _BROKEN_OFF))
-                self._forget(request_id, live)
+        for request_id in sorted(set(draft.ids).difference(states), key=draft.ids.index):
+            at = draft.ids.index(request_id)
+            reason = str(getattr(draft.outputs[at], "finish_reason", None))
+            draft.ended.append((draft.lives[at], reason in _BROKEN_OFF))
+            self._forget(request_id, draft.lives[at])
 
     def left(self, states: dict[str, Any]) -> list[tuple[Live, bool]]:
         """Requests that vLLM dropped out of our sight: looked for where there are too many."""
@@ -75,8 +72,7 @@ class Requests:
         return [(live, False) for _, live in gone]
 
     def aborted(self, gone: dict[str, Any]) -> list[tuple[Live, bool]]:
-        """Requests that vLLM was told to abort, by id with their states; also such as put out
-        nothing yet."""
+        """Requests that vLLM was told to abort, by id with their states; output or not."""
         ended = []
         for request_id, state in gone.items():
             live = self.live.get(request_id)
@@ -94,6 +90,24 @@ class Requests:
         self.live.clear()
         self._live_names.clear()
         return dropped
+
+    def _meet_all(
+        self,
+        states: dict[str, Any],
+        outputs: list[Any],
+        lives: list[Live | None],
+        prefills: list[Prefill],
+    ) -> bool:
+        """Fills the holes in `lives`; whether some stay."""
+        holes, at = False, -1
+        for _ in range(lives.count(None)):
+            at = lives.index(None, at + 1)
+            state = states.get(outputs[at].request_id)
+            if state is None:
+                holes = True
+            else:
+                lives[at] = self._meet(state, outputs[at], prefills)
+        return holes
 
     def _meet(self, state: Any, output: Any, prefills: list[Prefill]) -> Live:
         """A request's first output, or the first that we see of it."""

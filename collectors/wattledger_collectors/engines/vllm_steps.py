@@ -14,7 +14,7 @@ scheduled while the step before still runs, so one end may lie in between all th
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from wattledger_collectors.engines.events import EventBuffer
@@ -29,10 +29,11 @@ Columns = tuple[list[int], list[int], list[int]]
 class Live:
     """A request that has put something out: its name, prompt, and the context it has reached.
 
-    `owed` is the token that its prefill computed, which nothing evaluates (see `vllm.py`).
+    `owed` is the token that its prefill computed, which no decoding was spent on (see `vllm.py`);
+    `timeline` is that of the engine that prefilled it.
     """
 
-    __slots__ = ("cached", "context", "name", "owed", "prompt")
+    __slots__ = ("cached", "context", "name", "owed", "prompt", "timeline")
 
     def __init__(self, name: str, prompt: int, cached: int, decoded: int = 0) -> None:
         self.name = name
@@ -40,6 +41,7 @@ class Live:
         self.cached = cached
         self.context = prompt + decoded
         self.owed = 0
+        self.timeline: Timeline | None = None
 
 
 @dataclass(slots=True)
@@ -56,23 +58,37 @@ class Prefill:
     again: bool = False
 
 
-@dataclass(slots=True)
 class Draft:
     """A step as its outputs tell it: requests, new tokens and contexts in parallel.
 
     `stats` is the object that vLLM hands to the stat loggers after it, None where it has none;
-    `ids` are its own names of the requests.
+    `ids` are its own names of the requests. No dataclass: one is made per step.
     """
 
-    stats: object
-    end_ns: int
-    ids: list[str]
-    outputs: list[Any]
-    lives: list[Live]
-    tokens: list[int]
-    contexts: list[int]
-    prefills: list[Prefill] = field(default_factory=list)
-    ended: list[tuple[Live, bool]] = field(default_factory=list)
+    __slots__ = (
+        "contexts", "end_ns", "ended", "ids", "lives", "outputs", "prefills", "stats", "tokens",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917
+        self,
+        stats: object,
+        end_ns: int,
+        ids: list[str],
+        outputs: list[Any],
+        lives: list[Live],
+        tokens: list[int],
+        contexts: list[int],
+        prefills: list[Prefill],
+    ) -> None:
+        self.stats = stats
+        self.end_ns = end_ns
+        self.ids = ids
+        self.outputs = outputs
+        self.lives = lives
+        self.tokens = tokens
+        self.contexts = contexts
+        self.prefills = prefills
+        self.ended: list[tuple[Live, bool]] = []
 
     def join(self, other: Draft) -> None:
         """A large step is handed over in slices."""
@@ -113,30 +129,31 @@ class Timeline:
 
     def tell(self, draft: Draft, length_ns: int | None = None) -> None:
         """A step, and the requests that ended with it."""
-        end_ns, names = draft.end_ns, self._names
-        columns: Columns = [0] * len(draft.lives), draft.tokens, draft.contexts
-        start_ns = self.end_ns
-        goes_on = len(draft.lives) > len({fresh.live for fresh in draft.prefills})
+        end_ns, lives, start_ns = draft.end_ns, draft.lives, self.end_ns
+        goes_on = True
         if draft.prefills:
+            goes_on = len(lives) > len({fresh.live for fresh in draft.prefills})
             earliest_ns, names, columns = self._with_prefills(draft)
             if not goes_on:
                 start_ns = max(start_ns, earliest_ns)
-        elif draft.lives != self._lives:
-            self._lives, self._names = draft.lives, [live.name for live in draft.lives]
-            names = self._names
+        else:
+            if lives != self._lives:
+                self._lives, self._names = lives, [live.name for live in lives]
+            names, columns = self._names, ([0] * len(lives), draft.tokens, draft.contexts)
         if length_ns is not None and goes_on and self.place.in_flight == 1:
             start_ns = max(start_ns, end_ns - length_ns)
         if end_ns == self.end_ns:
             start_ns = self.start_ns
-        # Before the first step that was seen there is nothing to reckon from.
-        start_ns = min(start_ns or end_ns, end_ns)
+        if not 0 < start_ns <= end_ns:
+            # Before the first step that was seen there is nothing to reckon from.
+            start_ns = end_ns
         if names:
-            model = self.place.model
-            self.add(("columns", model, start_ns, end_ns, names, *columns))
+            self.add(("columns", self.place.model, start_ns, end_ns, names, *columns))
         self.start_ns, self.end_ns = start_ns, max(end_ns, self.end_ns)
         self._ends.append(end_ns)
         self._quiet_since_ns = None
-        self.finish(draft.ended, end_ns)
+        if draft.ended:
+            self.finish(draft.ended, end_ns)
 
     def finish(self, ended: list[tuple[Live, bool]], t_ns: int) -> None:
         """Requests that put out nothing any more, and whether they were broken off."""
@@ -157,6 +174,15 @@ class Timeline:
         for live in owing:
             live.owed = 0
 
+    def tell_nobody(self, start_ns: int, end_ns: int, prefill: int, decode: int, owed: int) -> None:
+        """A step whose requests are not known; `owed` tokens of it came out of its prefill."""
+        model = self.place.model
+        start_ns = min(start_ns, end_ns)
+        self.add(("columns", model, start_ns, end_ns, [""], [prefill], [decode], [0]))
+        if owed:
+            self.add(("columns", model, end_ns, end_ns, [""], [0], [owed], [0]))
+        self.start_ns, self.end_ns = start_ns, end_ns
+
     def _with_prefills(self, draft: Draft) -> tuple[int, list[str], Columns]:
         """When the earliest prefill in the step began, its requests, and their columns."""
         names = [live.name for live in draft.lives]
@@ -166,6 +192,7 @@ class Timeline:
         for fresh in draft.prefills:
             at, live = draft.lives.index(fresh.live), fresh.live
             tokens, began_ns = self._tokens(fresh), self._began_ns(fresh)
+            live.timeline = self
             if not fresh.again and tokens:
                 live.owed = min(decode[at], 1)
                 decode[at] -= live.owed

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from wattledger.fits import Calibrated
 from wattledger.records import (
     NS_PER_S,
     Clock,
@@ -25,8 +24,8 @@ from wattledger.records import (
     Step,
 )
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
-from wattledger_daemon.heart.calibration.book import CostBook, Saving
-from wattledger_daemon.heart.calibration.teaching import lessons_of
+from wattledger_daemon.heart.calibration.weaving import Costs
+from wattledger_daemon.heart.columns import StepColumns, columns_of
 from wattledger_daemon.heart.evidence import EvidenceBook, Touched
 from wattledger_daemon.heart.idle import IdleBook, Lesson, lesson_of
 from wattledger_daemon.heart.metering import MAX_GAP_NS
@@ -34,16 +33,15 @@ from wattledger_daemon.heart.paging import EventCounts, Window, make_page
 
 _HOUR_NS = 3600 * NS_PER_S
 _LATELY_NS = 3 * NS_PER_S
-_ENGINE_EVENTS = (Step, Finish)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountantSettings:
     """Lengths in nanoseconds; `horizon_ns` None keeps all evidence (a replay).
 
-    Above `max_rows` (a row is a request in a step or a process in a use record, some 100
-    bytes) the horizon comes nearer, down to the windows not yet booked: memory is bounded under
-    any load.
+    Above `max_rows` (a row is a step, a run of a request's steps or a process in a use record,
+    some 100 bytes) the horizon comes nearer, down to the windows not yet booked: memory is
+    bounded under any load.
     With `learn_idle` a device that comes without idle power is given what is learned of it, with
     `learn_costs` an engine without a pinned cost model is calibrated; a replay takes its trace at
     its word.
@@ -74,9 +72,7 @@ class Accountant:
         self._idle = IdleBook()
         self._lessons: dict[Window, list[Lesson]] = {}
         self._learned: dict[str, Device] = {}
-        self._costs = CostBook()
-        self._taught: dict[Window, CostBook] = {}
-        self._saving = Saving()
+        self._costs = Costs(self._evidence, learning=settings.learn_costs)
 
     @property
     def clock(self) -> Clock:
@@ -101,13 +97,34 @@ class Accountant:
         A late step or finish dirties the windows it touches. Where their evidence is gone it
         keeps its tokens and gets no energy: that stays with the engine's idle time.
         """
-        if isinstance(evidence, _ENGINE_EVENTS):
+        if isinstance(evidence, Step):
+            self.observe_steps(columns_of(evidence))
+            return
+        if isinstance(evidence, Finish):
             evidence = self._within_reach(evidence)
         elif isinstance(evidence, Device) and evidence.static_basis is StaticBasis.LEARNED:
             evidence = self._relearned(evidence)
         touched = self._evidence.observe(evidence)
-        if touched is None:
+        if touched is not None:
+            self._note(touched)
+
+    def observe_steps(self, steps: StepColumns) -> None:
+        """Take steps in columns, in any order, each as `observe` would."""
+        if not steps:
             return
+        reach_ns, booked_ns = self._reach_ns, self._booked_until_ns
+        if reach_ns is not None and booked_ns is not None and min(steps.starts_ns) < reach_ns:
+            for start_ns in steps.starts_ns:
+                if start_ns < reach_ns:
+                    self._count(start_ns, EventCounts(late=1))
+            steps = steps.moved(reach_ns, booked_ns)
+        touched = self._evidence.observe_steps(steps)
+        for item in touched:
+            if item.duplicate or (booked_ns is not None and item.start_ns < booked_ns):
+                self._note(item)
+
+    def _note(self, touched: Touched) -> None:
+        """Count what came twice, and mark the windows that something late touches."""
         if touched.duplicate:
             self._count(touched.start_ns, EventCounts(duplicates=1))
         elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
@@ -120,15 +137,17 @@ class Accountant:
         self._idle.remember(device)
         return replace(device, static_w=None, static_basis=StaticBasis.UNKNOWN)
 
-    def _within_reach(self, event: Step | Finish) -> Step | Finish:
-        start_ns = event.start_ns if isinstance(event, Step) else event.t_ns
-        reach_ns = self._windows[0].start_ns if self._windows else self._booked_until_ns
-        if self._booked_until_ns is None or reach_ns is None or start_ns >= reach_ns:
-            return event
-        self._count(start_ns, EventCounts(late=1))
-        if isinstance(event, Step):
-            return replace(event, start_ns=self._booked_until_ns, end_ns=self._booked_until_ns)
-        return replace(event, t_ns=self._booked_until_ns)
+    @property
+    def _reach_ns(self) -> int | None:
+        """From when on a window may be booked again; None before the first."""
+        return self._windows[0].start_ns if self._windows else self._booked_until_ns
+
+    def _within_reach(self, finish: Finish) -> Finish:
+        reach_ns, booked_ns = self._reach_ns, self._booked_until_ns
+        if reach_ns is None or booked_ns is None or finish.t_ns >= reach_ns:
+            return finish
+        self._count(finish.t_ns, EventCounts(late=1))
+        return replace(finish, t_ns=booked_ns)
 
     def _mark(self, touched: Touched) -> None:
         dirty = [
@@ -194,34 +213,33 @@ class Accountant:
 
     @property
     def metered_until_ns(self) -> int | None:
-        """Up to where every device's meter has spoken that spoke lately; None where none did."""
-        lately_ns = (self.latest_ns or 0) - _LATELY_NS
-        spoken = [
+        """Up to where every meter has spoken that is not silent by now; None where none has."""
+        told = [
             self._evidence.meter(device.device).last_ns
             for device in self._evidence.devices
             if device.kind is not DeviceKind.NODE
         ]
-        return min((t_ns for t_ns in spoken if t_ns and t_ns > lately_ns), default=None)
+        spoken = [t_ns for t_ns in told if t_ns is not None]
+        return min((t_ns for t_ns in spoken if t_ns > max(spoken) - _LATELY_NS), default=None)
 
     def _pages(self, fresh: list[Window]) -> list[Page]:
         """Pages of dirty and fresh windows; a fresh one stands under what those before it taught.
 
         So that it does not matter how many windows are closed at once.
         """
-        idle, costs = self._idle.copy(), self._costs
-        self._lessons, self._taught = {}, {}
+        idle = self._idle.copy()
+        self._lessons = {}
+        self._costs.try_anew()
         dirty = sorted(self._dirty, key=lambda window: window.start_ns)
         pages = [self._page(window, self._seen(window, idle)) for window in dirty]
         for window in fresh:
             seen = self._seen(window, idle)
-            self._evidence.calibrate(costs.costs())
             pages.append(self._page(window, seen))
             if self._settings.learn_idle:
                 self._lessons[window] = self._lessons_of(window, seen)
                 idle.learn(self._lessons[window])
-            if self._settings.learn_costs:
-                costs = self._taught[window] = self._after(costs, window, seen)
-        self._evidence.calibrate(self._costs.costs())
+            self._costs.try_window(window, seen, self._counts_in(window).dropped)
+        self._costs.stand()
         return pages
 
     def _page(self, window: Window, seen: Sequence[DeviceWindow]) -> Page:
@@ -315,10 +333,7 @@ class Accountant:
             return
         if self._origin_ns is None:
             self._origin_ns = window.start_ns
-        if self._settings.learn_costs:
-            self._learn_costs(window)
-        if self._settings.learn_idle:
-            self._learn(window)
+        self._learn(window)
         self._booked_until_ns = window.end_ns
         self._windows.append(window)
         if self._settings.horizon_ns is not None:
@@ -327,11 +342,15 @@ class Accountant:
                 self.forget_before(self._windows[0].end_ns)
 
     def _learn(self, window: Window) -> None:
-        """Windows booked before keep the figure they were booked under, unless restated."""
+        """Windows booked before keep the figures they were booked under, unless restated."""
         lessons = self._lessons.pop(window, None)
-        if lessons is None:
-            lessons = self._lessons_of(window, self._seen(window, self._idle))
-        self._learned.update((device.device, device) for device in self._idle.learn(lessons))
+        ahead = lessons is not None or not self._settings.learn_idle
+        seen = [] if ahead and self._costs.knows(window) else self._seen(window, self._idle)
+        self._costs.book(window, seen, self._counts_in(window).dropped)
+        if self._settings.learn_idle:
+            if lessons is None:
+                lessons = self._lessons_of(window, seen)
+            self._learned.update((device.device, device) for device in self._idle.learn(lessons))
 
     def remember_idle(self, devices: Iterable[Device]) -> None:
         """Take the idle power that was learned in former boots, before any evidence."""
@@ -343,32 +362,10 @@ class Accountant:
         learned, self._learned = list(self._learned.values()), {}
         return learned
 
-    def _after(self, costs: CostBook, window: Window, seen: Sequence[DeviceWindow]) -> CostBook:
-        """The book of costs after a window; one that lost events would teach too cheap steps."""
-        if self._counts_in(window).dropped:
-            return costs
-        span = (window.start_ns, window.end_ns)
-        lessons = lessons_of(self._evidence, window.clock.epoch_ns, span, seen)
-        return costs.learn(lessons, window.clock) if lessons else costs
-
-    def _learn_costs(self, window: Window) -> None:
-        """As with idle power: a new fit alone restates no window."""
-        taught = self._taught.pop(window, None)
-        if taught is None:
-            taught = self._after(self._costs, window, self._seen(window, self._idle))
-        self._saving.moved(self._costs, taught)
-        self._costs = taught
-        self._evidence.calibrate(taught.costs())
-
-    def remember_costs(self, states: Iterable[str]) -> None:
-        """Take the calibrations that were kept, before any evidence."""
-        if self._settings.learn_costs:
-            self._costs = self._costs.remember(states)
-            self._evidence.calibrate(self._costs.costs())
-
-    def take_calibrated(self, taught_ns: int, *, every: bool = False) -> list[Calibrated]:
-        """Calibrations to keep now, those with a new fit among them; `every`: all that moved."""
-        return self._saving.take(self._costs, taught_ns, every=every)
+    @property
+    def costs(self) -> Costs:
+        """What is calibrated, to be remembered before any evidence and kept as it moves."""
+        return self._costs
 
     def re_anchor(self, clock: Clock, t_ns: int) -> None:
         """Cut windows by another clock from `t_ns` on, which must be booked up to."""
@@ -392,7 +389,7 @@ class Accountant:
         self._evidence.forget_before(t_ns)
         self._windows = [window for window in self._windows if window.start_ns >= t_ns]
         # What can be restated no more shall not change either.
-        reach_ns = self._windows[0].start_ns if self._windows else self._booked_until_ns
+        reach_ns = self._reach_ns
         if reach_ns is not None:
             for device in self._evidence.devices:
                 self._evidence.meter(device.device).pin(reach_ns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add
 
 from wattledger.records import RequestTokens, Step
@@ -32,6 +32,15 @@ class StepColumns:
 
     def __len__(self) -> int:
         return len(self.seqs)
+
+    def moved(self, before_ns: int, to_ns: int) -> StepColumns:
+        """The same with steps that begin before a moment stood, without length, at another."""
+        early = [start_ns < before_ns for start_ns in self.starts_ns]
+        starts, ends = (
+            [to_ns if gone else t_ns for gone, t_ns in zip(early, times, strict=True)]
+            for times in (self.starts_ns, self.ends_ns)
+        )
+        return replace(self, starts_ns=starts, ends_ns=ends)
 
     def steps(self) -> Iterator[Step]:
         """The same as records, one step at a time."""

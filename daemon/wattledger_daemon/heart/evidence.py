@@ -21,12 +21,16 @@ from wattledger.records import (
     PinnedCost,
     PowerReading,
     Process,
-    Step,
+    RequestOwner,
     UseRecord,
 )
+from wattledger_daemon.heart.attribution.cost import WindowSteps
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, carried_on
 from wattledger_daemon.heart.attribution.window import EngineWindow
+from wattledger_daemon.heart.columns import StepColumns
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
+from wattledger_daemon.heart.owners import Owners
+from wattledger_daemon.heart.runs import EngineSteps
 from wattledger_daemon.heart.step_sums import StepSum, StepSums, step_sums
 from wattledger_daemon.heart.tenures import Tenures
 from wattledger_daemon.heart.timeline import Timeline
@@ -69,9 +73,9 @@ def _settled(meter: Meter, since_ns: int | None, t_ns: int) -> Touched:
     return Touched(min(since_ns, t_ns) if moved and since_ns is not None else t_ns, t_ns)
 
 
-def _key_of(step: Step) -> tuple[int, int, int]:
-    """What makes a step itself: an engine that starts anew counts from 1 again."""
-    return step.seq, step.start_ns, step.end_ns
+def _extent(start_ns: int, end_ns: int) -> tuple[int, int]:
+    """A step of no length still stands in a window."""
+    return start_ns, max(end_ns, start_ns + 1)
 
 
 def _rows_of(use: UseRecord) -> int:
@@ -81,7 +85,7 @@ def _rows_of(use: UseRecord) -> int:
 class EvidenceBook:
     """Evidence of one host since `forget_before`, deduplicated by what it says.
 
-    `latest_ns` is the latest moment spoken of; `rows` tells how much steps and use records weigh.
+    `latest_ns` is the latest moment spoken of.
     """
 
     def __init__(self, max_gap_ns: int = MAX_GAP_NS, *, live: bool = False) -> None:
@@ -95,18 +99,21 @@ class EvidenceBook:
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, CostModel] = {}
         self._calibrated: Mapping[str, CostModel] = {}
-        self._steps: dict[str, Timeline[Step]] = defaultdict(Timeline)
-        self._step_keys: dict[str, set[tuple[int, int, int]]] = defaultdict(set)
+        self._steps: dict[str, EngineSteps] = defaultdict(EngineSteps)
+        self._owners = Owners()
         self._ended: Timeline[Ended] = Timeline()
         self._finished: set[Finish] = set()
         self._token_devices: dict[str, str] = {}
         self.latest_ns: int | None = None
-        self.rows = 0
+        self._use_rows = 0
 
     # ------------------------------------------------------------------ taking in
 
     def observe(self, evidence: Evidence) -> Touched | None:
-        """Remember a piece of evidence; None where it is not about a stretch of time."""
+        """Remember a piece of evidence; None where it is not about a stretch of time.
+
+        Steps go by `observe_steps`.
+        """
         touched = self._take(evidence)
         if touched is not None and (self.latest_ns is None or touched.end_ns > self.latest_ns):
             self.latest_ns = touched.end_ns
@@ -114,20 +121,12 @@ class EvidenceBook:
 
     def _take(self, evidence: Evidence) -> Touched | None:
         match evidence:
-            case CounterReading():
-                meter = self._meters[evidence.device]
-                since_ns = meter.tip_ns
-                meter.read_counter(evidence)
-                return _settled(meter, since_ns, evidence.t_ns)
-            case PowerReading():
-                meter = self._meters[evidence.device]
-                since_ns = meter.tip_ns
-                meter.read_power(evidence)
-                return _settled(meter, since_ns, evidence.t_ns)
+            case CounterReading() | PowerReading():
+                return self._take_reading(evidence)
             case UseRecord():
                 return self._take_use(evidence)
-            case Step():
-                return self._take_step(evidence)
+            case RequestOwner():
+                self._owners.tell(evidence)
             case Finish():
                 return self._take_finish(evidence)
             case Device():
@@ -139,6 +138,15 @@ class EvidenceBook:
             case PinnedCost():
                 self._costs[evidence.engine] = evidence.cost
         return None
+
+    def _take_reading(self, reading: CounterReading | PowerReading) -> Touched:
+        meter = self._meters[reading.device]
+        since_ns = meter.tip_ns
+        if isinstance(reading, CounterReading):
+            meter.read_counter(reading)
+        else:
+            meter.read_power(reading)
+        return _settled(meter, since_ns, reading.t_ns)
 
     def _take_device(self, device: Device) -> None:
         known = self._devices.get(device.device)
@@ -156,21 +164,23 @@ class EvidenceBook:
 
     def _take_use(self, use: UseRecord) -> Touched:
         self._uses[use.device].add(use)
-        self.rows += _rows_of(use)
+        self._use_rows += _rows_of(use)
         seen_ns = self._pids_seen_ns[use.device]
         for process in use.processes:
             seen_ns[process.pid] = max(use.end_ns, seen_ns.get(process.pid, use.end_ns))
         return Touched(use.start_ns, use.end_ns)
 
-    def _take_step(self, step: Step) -> Touched:
-        # A step of no length still stands in a window.
-        end_ns = max(step.end_ns, step.start_ns + 1)
-        touched = Touched(step.start_ns, end_ns, engine_event=True)
-        if _key_of(step) in self._step_keys[step.engine]:
-            return touched._replace(duplicate=True)
-        self._step_keys[step.engine].add(_key_of(step))
-        self._steps[step.engine].add(step)
-        self.rows += len(step.requests) + 1
+    def observe_steps(self, steps: StepColumns) -> list[Touched]:
+        """Remember steps; what each speaks of, in their order."""
+        duplicates = set(self._steps[steps.engine].add(steps))
+        extents = map(_extent, steps.starts_ns, steps.ends_ns)
+        touched = [
+            Touched(*extent, engine_event=True, duplicate=at in duplicates)
+            for at, extent in enumerate(extents)
+        ]
+        latest_ns = max((item.end_ns for item in touched), default=None)
+        if latest_ns is not None and (self.latest_ns is None or latest_ns > self.latest_ns):
+            self.latest_ns = latest_ns
         return touched
 
     def _take_finish(self, finish: Finish) -> Touched:
@@ -193,6 +203,11 @@ class EvidenceBook:
                 self._engines[name] = replace(engine, pids=pids)
 
     # -------------------------------------------------------------------- answers
+
+    @property
+    def rows(self) -> int:
+        """How much steps and use records weigh: runs, steps, and processes in use records."""
+        return self._use_rows + sum(steps.rows for steps in self._steps.values())
 
     @property
     def first_ns(self) -> int | None:
@@ -242,19 +257,24 @@ class EvidenceBook:
 
     def engine_windows(self, start_ns: int, end_ns: int) -> list[EngineWindow]:
         """Every known engine with its steps in a window, by name."""
-        return [
-            EngineWindow(
-                engine,
-                self.cost_of(name),
-                sorted(
-                    self._steps[name].touching(start_ns, end_ns),
-                    key=lambda step: (step.start_ns, step.end_ns, step.seq),
-                ),
-                self.token_device(engine),
-                *self._tenures.owner_of(engine, start_ns),
-            )
-            for name, engine in sorted(self._engines.items())
-        ]
+        return [self.engine_window(name, start_ns, end_ns) for name in sorted(self._engines)]
+
+    def engine_window(self, name: str, start_ns: int, end_ns: int) -> EngineWindow:
+        """An engine with its steps in a window; one that never registered is a name alone."""
+        engine = self.engine(name)
+        return EngineWindow(
+            engine,
+            self.cost_of(name),
+            self._window_steps(name, start_ns, end_ns),
+            self.token_device(engine),
+            *self._tenures.owner_of(engine, start_ns),
+            self._owners.of(name),
+        )
+
+    def _window_steps(self, engine: str, start_ns: int, end_ns: int) -> WindowSteps:
+        steps = self._steps.get(engine)
+        blocks = steps.touching(start_ns, end_ns) if steps is not None else []
+        return WindowSteps.of(blocks, start_ns, end_ns)
 
     def cost_of(self, engine: str) -> CostModel:
         """The engine's cost model: pinned, else calibrated, else the default weights."""
@@ -296,7 +316,7 @@ class EvidenceBook:
 
     def has_steps(self, start_ns: int, end_ns: int) -> bool:
         """Whether any engine worked in a stretch."""
-        return any(steps.touching(start_ns, end_ns) for steps in self._steps.values())
+        return any(self._window_steps(name, start_ns, end_ns).places for name in self._steps)
 
     def step_sums(self, engine: str, start_ns: int, end_ns: int) -> StepSums:
         """What an engine computed in a stretch; all 0 for one that is not known."""
@@ -304,19 +324,7 @@ class EvidenceBook:
 
     def step_totals(self, engine: str, start_ns: int, end_ns: int) -> list[StepSum]:
         """An engine's steps that touch a stretch, each summed over requests, by time."""
-        if engine not in self._steps:
-            return []
-        found = [
-            StepSum(
-                step.start_ns,
-                step.end_ns,
-                sum(tokens.prefill_tokens for tokens in step.requests),
-                sum(tokens.decode_tokens for tokens in step.requests),
-                sum(tokens.context_tokens for tokens in step.requests),
-            )
-            for step in self._steps[engine].touching(start_ns, end_ns)
-        ]
-        return sorted(found)
+        return [*map(StepSum._make, self._window_steps(engine, start_ns, end_ns).sums())]
 
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
@@ -335,6 +343,7 @@ class EvidenceBook:
         yield from self.devices
         yield from self._tenures
         yield from self._engines.values()
+        yield from self._owners
         for name, cost in (dict(self._calibrated) | self._costs).items():
             yield PinnedCost(name, cost)
 
@@ -350,17 +359,16 @@ class EvidenceBook:
         for meter in self._meters.values():
             meter.forget_before(t_ns)
         for uses in self._uses.values():
-            self.rows -= sum(map(_rows_of, uses.forget_before(t_ns)))
-        for name, steps in self._steps.items():
-            for step in steps.forget_before(t_ns):
-                self._step_keys[name].discard(_key_of(step))
-                self.rows -= len(step.requests) + 1
+            self._use_rows -= sum(map(_rows_of, uses.forget_before(t_ns)))
+        for steps in self._steps.values():
+            steps.forget_before(t_ns)
         for ended in self._ended.forget_before(t_ns):
             self._finished.discard(ended.finish)
         for device, seen_ns in self._pids_seen_ns.items():
             self._pids_seen_ns[device] = {p: at for p, at in seen_ns.items() if at >= t_ns}
         self._tenures.forget_before(t_ns)
         self._forget_gone()
+        self._owners.forget(self._named)
 
     def _forget_gone(self) -> None:
         alive = {pid for seen_ns in self._pids_seen_ns.values() for pid in seen_ns}
@@ -370,6 +378,12 @@ class EvidenceBook:
                 del self._engines[name]
                 self._token_devices.pop(name, None)
                 self._steps.pop(name, None)
-                self._step_keys.pop(name, None)
+                self._owners.drop(name)
         alive.update(pid for engine in self._engines.values() for pid in engine.pids)
         self._tenures.keep(alive)
+
+    def _named(self, engine: str) -> set[str]:
+        """Requests that any step or finish of an engine names."""
+        steps = self._steps.get(engine)
+        finished = {finish.request for finish in self._finished if finish.engine == engine}
+        return finished | steps.requests() if steps is not None else finished

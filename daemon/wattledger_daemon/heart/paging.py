@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import groupby
 
-from wattledger.records import (
-    Account,
-    Activity,
-    Amounts,
-    Clock,
-    Device,
-    Finish,
-    FinishedRequest,
-    Metered,
-    Page,
-    Posting,
-    Quality,
-)
+from wattledger.records import Clock, Metered, Page, Posting
+from wattledger_daemon.heart.attribution.entries import Entry
 from wattledger_daemon.heart.attribution.laying import DeviceWindow
-from wattledger_daemon.heart.attribution.window import Entry, WindowBooks
+from wattledger_daemon.heart.attribution.window import WindowBooks
+from wattledger_daemon.heart.ends import Ends, summed
 from wattledger_daemon.heart.evidence import EvidenceBook
 from wattledger_daemon.heart.metering import Incident, Meter
 
@@ -50,11 +41,13 @@ def make_page(
     engines = evidence.engine_windows(window.start_ns, window.end_ns)
     books = WindowBooks(window.start_ns, window.end_ns, engines, evidence.tenures)
     dating = _Dating(window, seen)
+    shared, fine = dating.postings(books.entries(seen))
     finishes = evidence.finishes(window.start_ns, window.end_ns)
-    postings = (
-        *dating.postings(books.entries(seen)),
-        *_finish_postings(evidence, window, finishes, devices),
-    )
+    known = {item.engine.engine: item for item in engines}
+    for name in {finish.engine for finish in finishes} - known.keys():
+        known[name] = evidence.engine_window(name, window.start_ns, window.end_ns)
+    ends = Ends(finishes, known, devices)
+    at_end, fine_at_end = ends.postings(window.clock.epoch_ns)
     return Page(
         clock=window.clock,
         start_ns=window.clock.epoch_ns + window.start_ns,
@@ -65,9 +58,9 @@ def make_page(
             for item in seen
             if (metered := dating.metered(item, evidence.meter(item.device.device)))
         ),
-        postings=_by_account(postings),
-        request_postings=tuple(p for p in postings if p.request is not None),
-        finished=tuple(_finished(evidence, window, finish) for finish in finishes),
+        postings=(*shared, *at_end),
+        request_postings=(*fine, *fine_at_end),
+        finished=ends.finished(window.clock.epoch_ns),
         late=counts.late,
         duplicates=counts.duplicates,
         dropped=counts.dropped,
@@ -90,17 +83,18 @@ class _Dating:
             if item.intervals
         }
 
-    def postings(self, entries: Iterable[Entry]) -> tuple[Posting, ...]:
-        return tuple(
-            Posting(
-                entry.device,
-                entry.account,
-                *self._extents.get(entry.device, self._whole),
-                entry.amounts,
-                entry.request,
-            )
-            for entry in entries
-        )
+    def postings(self, entries: Iterable[Entry]) -> tuple[list[Posting], list[Posting]]:
+        """Postings summed over requests, and those of each request."""
+        shared, fine = [], []
+        for (_, device), group in groupby(entries, lambda entry: (id(entry.account), entry.device)):
+            extent = self._extents.get(device, self._whole)
+            parts = list(group)
+            for _, account, request, amounts in parts:
+                if request is not None:
+                    fine.append(Posting(device, account, *extent, amounts, request))
+            total = summed([entry.amounts for entry in parts])
+            shared.append(Posting(device, parts[0].account, *extent, total))
+        return shared, fine
 
     def metered(self, item: DeviceWindow, meter: Meter) -> Metered | None:
         """What the meter saw, None where that is nothing: no time, and no incident either."""
@@ -119,64 +113,3 @@ class _Dating:
             resets=resets,
             wraps=wraps,
         )
-
-
-def _by_account(postings: Iterable[Posting]) -> tuple[Posting, ...]:
-    """Postings summed over requests."""
-    sums: dict[tuple[str, Account, int, int], Amounts] = {}
-    for posting in postings:
-        key = (posting.device, posting.account, posting.start_ns, posting.end_ns)
-        held = sums.get(key)
-        sums[key] = _plus(held, posting.amounts) if held else posting.amounts
-    return tuple(Posting(*key, amounts) for key, amounts in sums.items())
-
-
-_COLUMNS = tuple(field.name for field in fields(Amounts))
-
-
-def _plus(one: Amounts, other: Amounts) -> Amounts:
-    return Amounts(*(getattr(one, name) + getattr(other, name) for name in _COLUMNS))
-
-
-def _finish_postings(
-    evidence: EvidenceBook, window: Window, finishes: Sequence[Finish], devices: Sequence[Device]
-) -> tuple[Posting, ...]:
-    """A posting at the instant of each finish: no energy, one request, its cached tokens."""
-    known = {device.device: device for device in devices}
-    found = []
-    for finish in finishes:
-        engine = evidence.engine(finish.engine)
-        name = evidence.token_device(engine)
-        if name is None:
-            continue
-        workload, job = evidence.tenures.owner_of(engine, window.start_ns)
-        account = Account(
-            Activity.DECODE if finish.decode_tokens else Activity.PREFILL,
-            Quality.ESTIMATED if known[name].estimated else Quality.MEASURED,
-            evidence.cost_of(finish.engine).method,
-            known[name].static_basis,
-            workload,
-            job,
-            finish.engine,
-            engine.model,
-        )
-        t_ns = window.clock.epoch_ns + finish.t_ns
-        amounts = Amounts(cached_tokens=finish.cached_tokens, requests=1)
-        found.append(Posting(name, account, t_ns, t_ns + 1, amounts, finish.request))
-    return tuple(found)
-
-
-def _finished(evidence: EvidenceBook, window: Window, finish: Finish) -> FinishedRequest:
-    engine = evidence.engine(finish.engine)
-    workload, job = evidence.tenures.owner_of(engine, window.start_ns)
-    return FinishedRequest(
-        finish.request,
-        finish.engine,
-        engine.model,
-        workload,
-        job,
-        window.clock.epoch_ns + finish.t_ns,
-        finish.prompt_tokens,
-        finish.cached_tokens,
-        finish.decode_tokens,
-    )

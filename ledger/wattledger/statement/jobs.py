@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from wattledger.carbon.operational import refine
 from wattledger.records import NS_PER_S, UJ_PER_J, Account, Activity, Amounts
-from wattledger.statement.lines import add_amounts
+from wattledger.statement.lines import add_amounts, is_coarse
+from wattledger.statement.notices import coarse_notices
 from wattledger.statement.query import EVERYTHING
 from wattledger.statement.totals import Totals
 from wattledger.store.protocol import Filters, Slice, Store
@@ -41,6 +42,7 @@ class UsersStatement:
     users: tuple[UserLine, ...]
     found: int
     grid_ns: int
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Schema `wattledger.jobs/1` or `wattledger.models/1`; J, s and RFC 3339."""
@@ -50,6 +52,7 @@ class UsersStatement:
             f"{self.kind}s": [self._line(user) for user in self.users],
             "found": self.found,
             "time_resolution_s": self.grid_ns / NS_PER_S,
+            "warnings": list(self.warnings),
         }
 
     def _line(self, user: UserLine) -> dict[str, object]:
@@ -96,7 +99,8 @@ def _users(
         if name is not None and piece.amounts != Amounts():
             users.setdefault(name, []).append(piece)
     lines = sorted((_line(name, pieces) for name, pieces in users.items()), key=_costliest)
-    return UsersStatement(kind, window, tuple(lines[:limit]), len(lines), grid_ns)
+    warnings = tuple(coarse_notices(_coarse_ratio(users.values())))
+    return UsersStatement(kind, window, tuple(lines[:limit]), len(lines), grid_ns, warnings)
 
 
 def _line(name: str, pieces: list[Slice]) -> UserLine:
@@ -115,6 +119,13 @@ def _line(name: str, pieces: list[Slice]) -> UserLine:
 
 def _energy_uj(pieces: Iterable[Slice], activity: Activity) -> int:
     return sum(piece.amounts.energy_uj for piece in pieces if piece.account.activity is activity)
+
+
+def _coarse_ratio(users: Iterable[Iterable[Slice]]) -> float:
+    pieces = [piece for found in users for piece in found]
+    total_uj = sum(piece.amounts.energy_uj for piece in pieces)
+    coarse = (piece for piece in pieces if is_coarse(piece.account.method))
+    return sum(piece.amounts.energy_uj for piece in coarse) / total_uj if total_uj else 0.0
 
 
 def _costliest(line: UserLine) -> tuple[int, str]:

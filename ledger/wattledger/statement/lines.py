@@ -28,6 +28,7 @@ AMOUNT_NAMES = (
     "decode_tokens",
     "requests",
 )
+COARSE = "coarse"
 _amounts = attrgetter(*AMOUNT_NAMES)
 GRAM_NAMES = (
     "facility_kwh",
@@ -67,7 +68,7 @@ class LineKey:
 
     `by` holds the values of the query's group keys, in their order. `static_known` tells that the
     device's idle power is known, `owned` that somebody is named as its cause, `selected` that
-    the account passes the filters.
+    the account passes the filters, `coarse` that its engine told of stretches of time alone.
     """
 
     by: tuple[str | None, ...]
@@ -83,6 +84,7 @@ class LineKey:
     in_service: bool
     owned: bool
     selected: bool
+    coarse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class Line:
 
 
 Tally = dict[tuple[LineKey, Price], list[int]]
+
+
+def is_coarse(method: str) -> bool:
+    """Whether a method is that of engines whose counters are read now and then."""
+    return method.partition("/")[0] == COARSE
 
 
 def add_amounts(parts: Iterable[Amounts]) -> Amounts:
@@ -138,6 +145,7 @@ def tally(
             in_service=terms.in_service(piece.host, piece.device.device, interval.start_ns),
             owned=bool(account.workload or account.job or account.engine),
             selected=passes[account],
+            coarse=is_coarse(account.method),
         )
         counts = sums.setdefault((key, interval.price), [0] * len(AMOUNT_NAMES))
         for column, amount in enumerate(_amounts(piece.amounts)):

@@ -31,7 +31,18 @@ def usage_notices(
     estimated = share(lines, lambda line: line.key.quality is Quality.ESTIMATED)
     if estimated:
         notices.append(f"{_percent(estimated)} of the energy is estimated, not measured")
+    notices += coarse_notices(share(lines, lambda line: line.key.coarse))
     return [*notices, *_time_notices(booked_ns, window)]
+
+
+def coarse_notices(coarse_ratio: float) -> list[str]:
+    """What concerns engines that tell of stretches of time alone; the share is by energy."""
+    if not coarse_ratio:
+        return []
+    return [
+        f"{_percent(coarse_ratio)} of the energy is split coarsely between prefill and decode: "
+        "its engines tell of stretches of time, and of no single step"
+    ]
 
 
 def carbon_notices(lines: Sequence[Line], terms: EmbodiedTerms, *, embodied: bool) -> list[str]:

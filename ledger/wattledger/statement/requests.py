@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wattledger.carbon.intensity import IntensitySource, covering
 from wattledger.carbon.operational import operational_gco2e
 from wattledger.carbon.pue import ASSUMED_PUE, PueSource
 from wattledger.records import UJ_PER_J
+from wattledger.statement.lines import is_coarse
+from wattledger.statement.notices import coarse_notices
 from wattledger.statement.query import EVERYTHING, UsageQuery
 from wattledger.statement.timeline import Timeline, priced_timeline
 from wattledger.store.protocol import Filters, RequestEnergy, Store
@@ -86,8 +89,10 @@ def requests_statement(
     """
     found = store.requests(window.start_ns, window.end_ns, filters)
     chosen = found[:limit]
+    warnings = coarse_notices(_coarse_ratio(chosen))
     if intensity is None:
-        return RequestsStatement(window, tuple(map(RequestLine, chosen)), len(found), ())
+        lines = tuple(map(RequestLine, chosen))
+        return RequestsStatement(window, lines, len(found), tuple(warnings))
     prices = priced_timeline(
         UsageQuery(window=window),
         covering(intensity, window.start_ns, window.end_ns),
@@ -98,8 +103,18 @@ def requests_statement(
         window,
         tuple(RequestLine(request, _gco2e(request, prices)) for request in chosen),
         len(found),
-        ("gco2e of requests is operational carbon only, priced when each finished",),
+        (*warnings, "gco2e of requests is operational carbon only, priced when each finished"),
     )
+
+
+def _coarse_ratio(requests: Iterable[RequestEnergy]) -> float:
+    """The share by energy of requests any part of which is split coarsely."""
+    total_uj = coarse_uj = 0
+    for request in requests:
+        total_uj += request.energy_uj
+        # Several methods are joined by +.
+        coarse_uj += any(map(is_coarse, request.method.split("+"))) * request.energy_uj
+    return coarse_uj / total_uj if total_uj else 0.0
 
 
 def _gco2e(request: RequestEnergy, prices: Timeline) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from wattledger.fits import Calibrated, KeptFit
 from wattledger.records import (
     Account,
     Amounts,
@@ -239,6 +240,20 @@ class Notebook(Protocol):
 
     def learned(self, host: str) -> list[Device]:
         """Devices of this host as `learn` was last told of them, by device, oldest first."""
+
+
+@runtime_checkable
+class FitBook(Protocol):
+    """What a ledger keeps of calibrated cost models; one without has none to tell."""
+
+    def calibrate(self, host: str, told: Iterable[Calibrated]) -> None:
+        """Keep each key's state in the place of the one before, and add what fits are told."""
+
+    def calibrations(self, host: str) -> list[str]:
+        """States of this host as `calibrate` was last told of them, oldest first."""
+
+    def fits(self, start_ns: int, end_ns: int) -> list[KeptFit]:
+        """Fits found in [start_ns, end_ns), UTC, and the last before, by host, key and time."""
 
 
 @dataclass(slots=True)

@@ -17,7 +17,9 @@ What was said, UTC nanoseconds, integer microjoules:
 - `finish`: finished requests; `event`: late, duplicate and dropped engine events per window.
 
 Of the daemon itself: `metric` (part, name) and `self_metric`, what each was at a time; `learned`,
-the idle power learned of each device (`learned_ns`: when, UTC), which outlives a boot.
+the idle power learned of each device (`learned_ns`: when, UTC), which outlives a boot;
+`calibration`, the state of an engine's cost model (by host, engine kind, model and devices), and
+`fit`, what was found of it over time.
 
 The rest: `journal` and `journal_boot` (raw evidence not booked yet), `meta` (settings of the
 daemon), `horizon` (per tier: readers rely on nothing before `kept_ns`; nothing prunable is
@@ -116,7 +118,23 @@ _VERSION_2 = (
     "CREATE UNIQUE INDEX learned_key ON learned (host, device, kind, ifnull(model, x''))",
 )
 
-_MIGRATIONS = (_VERSION_1, _VERSION_2)
+_COEFFICIENTS = ", ".join(
+    f"{name}_j REAL, {name}_low_j REAL, {name}_high_j REAL" for name in "fabc"
+)
+_VERSION_3 = (
+    """CREATE TABLE calibration (id INTEGER PRIMARY KEY, host TEXT NOT NULL, kind TEXT NOT NULL,
+    model TEXT, devices TEXT NOT NULL, taught_ns INTEGER NOT NULL, state TEXT NOT NULL)""",
+    """CREATE UNIQUE INDEX calibration_key ON calibration (host, kind, ifnull(model, x''),
+    devices)""",
+    f"""CREATE TABLE fit (calibration INTEGER NOT NULL REFERENCES calibration ON DELETE CASCADE,
+    fitted_ns INTEGER NOT NULL, engine TEXT NOT NULL, rows INTEGER NOT NULL,
+    rank INTEGER NOT NULL, identified INTEGER NOT NULL, reason TEXT NOT NULL,
+    lag_s REAL NOT NULL, idle_w REAL, idle_basis TEXT NOT NULL, residual_ratio REAL NOT NULL,
+    method TEXT NOT NULL, since_ns INTEGER NOT NULL, {_COEFFICIENTS},
+    PRIMARY KEY (calibration, fitted_ns)) WITHOUT ROWID""",
+)
+
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 SCHEMA_VERSION = len(_MIGRATIONS)
 
 

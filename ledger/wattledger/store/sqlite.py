@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from wattledger.errors import InputError
+from wattledger.fits import Calibrated, KeptFit
 from wattledger.records import Clock, Device, Page, SelfMetric
 from wattledger.store import (
+    calibrated,
     journal,
     notebook,
     sqlite_books,
@@ -197,6 +199,21 @@ class SqliteLedger:
         """As `Notebook.learned`."""
         with self._transaction() as conn:
             return notebook.learned(conn, host)
+
+    def calibrate(self, host: str, told: Iterable[Calibrated]) -> None:
+        """As `FitBook.calibrate`."""
+        with self._writing() as conn:
+            calibrated.calibrate(conn, host, told)
+
+    def calibrations(self, host: str) -> list[str]:
+        """As `FitBook.calibrations`."""
+        with self._transaction() as conn:
+            return calibrated.calibrations(conn, host)
+
+    def fits(self, start_ns: int, end_ns: int) -> list[KeptFit]:
+        """As `FitBook.fits`."""
+        with self._transaction() as conn:
+            return calibrated.fits(conn, start_ns, end_ns)
 
     def prune(self, retention: Retention, now_ns: int, *, limit: int = PRUNE_ROWS) -> int:
         """Delete at most `limit` rows older than `retention`; returns how many, 0 when done."""

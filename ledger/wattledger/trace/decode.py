@@ -260,7 +260,8 @@ def _finish(line: _Fields) -> Finish:
 
 def _cost(line: _Fields) -> PinnedCost:
     f_j, a_j, b_j, c_j = (line.maybe_number(name) or 0.0 for name in ("f_j", "a_j", "b_j", "c_j"))
-    return PinnedCost(line.text("engine"), CostModel(f_j, a_j, b_j, c_j, "pinned"))
+    method = line.maybe_text("method") or "pinned"
+    return PinnedCost(line.text("engine"), CostModel(f_j, a_j, b_j, c_j, method))
 
 
 _DECODERS: dict[str, Callable[[_Fields], Evidence]] = {

@@ -117,7 +117,9 @@ def _finish(record: object) -> _Line:
 
 def _cost(record: object) -> _Line:
     assert isinstance(record, PinnedCost)
-    return {"engine": record.engine} | _named("f_j", "a_j", "b_j", "c_j")(record.cost)
+    method = record.cost.method
+    line = {"engine": record.engine} | _named("f_j", "a_j", "b_j", "c_j")(record.cost)
+    return line | {"method": method if method != "pinned" else None}
 
 
 _ENCODERS: dict[type, tuple[str, Callable[[object], _Line]]] = {

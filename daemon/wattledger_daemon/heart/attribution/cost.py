@@ -24,7 +24,7 @@ class Place(NamedTuple):
     """Where a step of a window stands: which block, and where in it."""
 
     block: int
-    index: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,18 @@ class WindowSteps:
             if start < end_ns and (end > start_ns or start >= start_ns)
         ]
         return cls(blocks, [Place(*key[3:]) for key in sorted(found)])
+
+    def sums(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Each step's extent, and its prefill, decode and context tokens."""
+        for number, index in self.places:
+            block = self.blocks[number]
+            yield (
+                block.starts_ns[index],
+                block.ends_ns[index],
+                block.prefill_tokens[index],
+                block.decode_tokens[index],
+                block.context_tokens[index],
+            )
 
     def weighed(self, cost: CostModel) -> Iterator[Weighed]:
         """Each step's extent and cost v; f + b where its breakdown is unknown."""

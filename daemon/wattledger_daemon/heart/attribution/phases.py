@@ -61,7 +61,7 @@ class _Mixed(NamedTuple):
 
     prefill: int
     decode: int
-    index: int
+    step: int
     mix: float
 
 
@@ -167,9 +167,7 @@ class Phases:
         c_j = self._cost.c_j
         return [
             (per_token[phase.activity] * own + c_j * context + fixed) / _UNIT
-            for phase, own, context, fixed in zip(
-                self.known, tokens, contexts, beside, strict=True
-            )
+            for phase, own, context, fixed in zip(self.known, tokens, contexts, beside, strict=True)
         ]
 
     def _add_beside(
@@ -202,9 +200,7 @@ class Phases:
     def tokens(self, start_ns: int, end_ns: int) -> list[int]:
         """Tokens of each phase in `known`: whole steps by sums, those that an edge cuts apart."""
         found = [0] * len(self.known)
-        for block, places, lines in zip(
-            self._steps.blocks, self._places, self._lines, strict=True
-        ):
+        for block, places, lines in zip(self._steps.blocks, self._places, self._lines, strict=True):
             here = [index for index, place in enumerate(places) if place is not None]
             cut = [
                 index
@@ -237,9 +233,7 @@ def _touching(block: Block, places: Sequence[int | None]) -> Iterator[Run]:
             yield run
 
 
-def _phases(
-    runs: Iterable[Iterable[Run]], owner_of: Callable[[str], Owner]
-) -> Iterator[Phase]:
+def _phases(runs: Iterable[Iterable[Run]], owner_of: Callable[[str], Owner]) -> Iterator[Phase]:
     decodes: set[str] = set()
     prefills: set[str] = set()
     for found in runs:

@@ -6,62 +6,77 @@ time are then apportioned by largest remainder, so the books balance whatever th
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wattledger.apportion import apportion, between
 from wattledger.records import (
     Account,
     Activity,
-    Amounts,
     CostModel,
     Device,
     Engine,
     Quality,
-    Step,
+    RequestOwner,
     UseRecord,
 )
-from wattledger_daemon.heart.attribution.cost import mixes, phase_shares
+from wattledger_daemon.heart.attribution.cost import WindowSteps
+from wattledger_daemon.heart.attribution.entries import AccountOf, Draft, Entry
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, Laid, lay, stretches_by_use
+from wattledger_daemon.heart.attribution.phases import Owner as OwnerNames
+from wattledger_daemon.heart.attribution.phases import Phases
 from wattledger_daemon.heart.attribution.shares import Holder, Nobody, Owner, shares_of
-from wattledger_daemon.heart.attribution.steps import BusyTime, Quantities
+from wattledger_daemon.heart.attribution.steps import BusyTime, Parts, Quantities
 from wattledger_daemon.heart.tenures import Tenures
+
+COARSE = "coarse"
+"""The method of phases that are split by counters read now and then."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineWindow:
-    """What is known of one engine in a window, and whose it is; `token_device` has its tokens."""
+    """What is known of one engine in a window, and whose it is; `token_device` has its tokens.
+
+    `owners` are those of its requests that have one of their own.
+    """
 
     engine: Engine
     cost: CostModel
-    steps: Sequence[Step]
+    steps: WindowSteps
     token_device: str | None
     workload: str | None
     job: str | None
+    owners: Mapping[str, RequestOwner]
+
+    @property
+    def method(self) -> str:
+        """How its energy is split among requests and phases."""
+        return COARSE if self.engine.coarse else self.cost.method
+
+    def owner_of(self, request: str) -> OwnerNames:
+        """(workload, job) of a request: its own, for the rest the engine's."""
+        own = self.owners.get(request)
+        if own is None:
+            return self.workload, self.job
+        return (
+            self.workload if own.workload is None else own.workload,
+            self.job if own.job is None else own.job,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One account's part of a device over the whole window, before it is dated."""
+class _EngineBooks:
+    """An engine's steps in a window, ready to be asked by every device."""
 
-    device: str
-    account: Account
-    request: str | None
-    amounts: Amounts
+    def __init__(self, item: EngineWindow, start_ns: int, end_ns: int) -> None:
+        weighed = list(item.steps.weighed(item.cost))
+        self.item = item
+        self.busy = BusyTime(weighed, start_ns, end_ns)
+        self.phases = Phases(item.steps, weighed, item.cost, item.owner_of)
 
 
-_Key = tuple[Account, str | None]
 _Weights = tuple[float, float, float]
-
-
-class _Draft:
-    """One device's parts before rounding: by account, and by mix of an engine's steps."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self.parts: dict[_Key, Quantities] = defaultdict(Quantities)
-        self.by_mix: dict[tuple[str, int, Quality, str], Quantities] = defaultdict(Quantities)
+_ByStep = dict[tuple[str, Quality, str], Parts]
+"""By engine, quality and basis."""
 
 
 class WindowBooks:
@@ -75,44 +90,50 @@ class WindowBooks:
         tenures: Tenures,
     ) -> None:
         self._start_ns, self._end_ns = start_ns, end_ns
-        self._engines = {item.engine.engine: item for item in engines}
+        self._engines = {
+            item.engine.engine: _EngineBooks(item, start_ns, end_ns) for item in engines
+        }
         self._engine_of_pid = {
             pid: item.engine.engine for item in engines for pid in item.engine.pids
         }
         self._tenures = tenures
-        self._mixes = {name: mixes(item.steps, item.cost) for name, item in self._engines.items()}
-        self._busy = {
-            name: BusyTime(item.steps, item.cost, start_ns, end_ns)
-            for name, item in self._engines.items()
-        }
-
         # Where no step asks when its stretch of energy was spent, that need not be kept.
-        self._quiet = not any(busy.is_busy for busy in self._busy.values())
+        self._quiet = not any(books.busy.is_busy for books in self._engines.values())
 
-    def entries(self, devices: Iterable[DeviceWindow]) -> list[Entry]:
+    def entries(self, devices: Iterable[DeviceWindow]) -> Iterator[Entry]:
         """Every entry of the window; per device they sum to its metered energy and time."""
-        return [entry for device in devices for entry in self._device_entries(device)]
+        for device in devices:
+            yield from self._device_entries(device)
 
     # ---------------------------------------------------------------- one device
 
     def _device_entries(self, window: DeviceWindow) -> Iterator[Entry]:
-        draft = _Draft(window.device)
+        device = window.device
+        draft = Draft(device.device)
+        by_step: _ByStep = {}
         stretches = stretches_by_use(window, whole=self._quiet)
         energy_uj = sum(item.energy_uj for group in stretches.values() for item in group)
         length_ns = sum(item.length_ns for group in stretches.values() for item in group)
-        static_uj = _static_uj(window.device, energy_uj, length_ns)
+        static_uj = _static_uj(device, energy_uj, length_ns)
         for use, laid in lay(stretches, static_uj, energy_uj - static_uj, length_ns):
-            self._share(draft, use, laid)
-        self._to_requests(draft)
-        amounts = _round(draft.parts, static_uj, energy_uj - static_uj, length_ns)
-        self._add_tokens(window.device, amounts)
-        for (account, request), amount in amounts.items():
-            if amount != Amounts():
-                yield Entry(window.device.device, account, request, amount)
+            self._share(device, draft, by_step, use, laid)
+        for (engine, quality, basis), parts in by_step.items():
+            self._to_requests(device, draft, parts, (engine, quality, basis))
+        for name, books in self._engines.items():
+            if books.item.token_device == device.device:
+                self._add_tokens(device, draft, name)
+        return draft.entries(static_uj, energy_uj - static_uj, length_ns)
 
-    def _share(self, draft: _Draft, use: UseRecord | None, laid: Laid) -> None:
+    def _share(
+        self,
+        device: Device,
+        draft: Draft,
+        by_step: _ByStep,
+        use: UseRecord | None,
+        laid: Laid,
+    ) -> None:
         """Level 1 under one use record, and level 2 for those holders that are engines."""
-        shares = shares_of(draft.device.kind, use)
+        shares = shares_of(device.kind, use)
         by_quality: dict[Quality, Quantities] = defaultdict(Quantities)
         for interval, quantity in laid:
             by_quality[interval.quality].add(quantity, 1.0)
@@ -135,13 +156,11 @@ class WindowBooks:
                 )
                 continue
             for quality, quantity in by_quality.items():
-                account = Account(
-                    Activity.PROCESS, quality, shares.method, draft.device.static_basis
-                )
+                account = Account(Activity.PROCESS, quality, shares.method, device.static_basis)
                 account = self._held(account, holder, end_ns)
-                draft.parts[account, None].add(_scaled(quantity, weights), 1.0)
+                draft.parts[account].add(_scaled(quantity, weights), 1.0)
         for engine, weights in engines.items():
-            self._to_steps(draft, engine, weights, laid, shares.basis)
+            self._to_steps(device, draft, by_step, (engine, shares.basis, weights), laid)
 
     def _engine_of(self, holder: Holder, end_ns: int) -> str | None:
         """The engine that a holder lived in at the end of a use record."""
@@ -166,111 +185,93 @@ class WindowBooks:
     # ------------------------------------------------------------------- engines
 
     def _to_steps(
-        self, draft: _Draft, engine: str, weights: _Weights, laid: Laid, basis: str
+        self,
+        device: Device,
+        draft: Draft,
+        by_step: _ByStep,
+        held: tuple[str, str, _Weights],
+        laid: Laid,
     ) -> None:
-        busy, (mix_of, _) = self._busy[engine], self._mixes[engine]
-        device, activity = draft.device, Activity.ENGINE_IDLE
+        engine, basis, weights = held
+        busy = self._engines[engine].busy
+        idle_of: dict[Quality, Quantities] = {}
+        parts_of: dict[Quality, Parts] = {}
         # Found once per quality: hashing an account costs more than the sum it finds.
-        idle_of = {
-            quality: draft.parts[
-                self._engine_account(device, engine, activity, quality, basis), None
-            ]
-            for quality in dict.fromkeys(interval.quality for interval, _ in laid)
-        }
+        for quality in dict.fromkeys(interval.quality for interval, _ in laid):
+            idle = self._engine_account(device, engine, Activity.ENGINE_IDLE, quality, basis)
+            idle_of[quality] = draft.parts[idle]
+            parts_of[quality] = by_step.setdefault((engine, quality, basis), busy.parts())
         for interval, quantity in laid:
-            steps, idle = busy.split(
-                interval.start_ns,
-                interval.end_ns,
-                _scaled(quantity, weights),
-                static_known=draft.device.static_w is not None,
+            idle_of[interval.quality].add(
+                busy.split(
+                    (interval.start_ns, interval.end_ns),
+                    _scaled(quantity, weights),
+                    parts_of[interval.quality],
+                    static_known=device.static_w is not None,
+                ),
+                1.0,
             )
-            idle_of[interval.quality].add(idle, 1.0)
-            for index, part in steps.items():
-                draft.by_mix[engine, mix_of[index], interval.quality, basis].add(part, 1.0)
 
-    def _to_requests(self, draft: _Draft) -> None:
-        for (engine, mix, quality, basis), part in draft.by_mix.items():
-            step = self._mixes[engine][1][mix]
-            if not step.requests:
-                account = self._engine_account(
-                    draft.device, engine, Activity.UNATTRIBUTED, quality, basis
-                )
-                draft.parts[account, None].add(part, 1.0)
-            accounts = {
-                activity: self._engine_account(draft.device, engine, activity, quality, basis)
-                for activity in (Activity.PREFILL, Activity.DECODE)
-            }
-            for request, activity, share in phase_shares(step, self._engines[engine].cost):
-                draft.parts[accounts[activity], request].add(part, share)
+    def _to_requests(
+        self, device: Device, draft: Draft, parts: Parts, key: tuple[str, Quality, str]
+    ) -> None:
+        engine, quality, basis = key
+        phases = self._engines[engine].phases
+        unknown = phases.unknown(parts)
+        if unknown != Quantities():
+            account = self._engine_account(device, engine, Activity.UNATTRIBUTED, quality, basis)
+            draft.parts[account].add(unknown, 1.0)
+        draft.share(engine, phases.known, phases.split(parts), self._account_of(device, draft, key))
+
+    def _add_tokens(self, device: Device, draft: Draft, engine: str) -> None:
+        """Add the tokens of an engine that this device carries, each step's part in the window."""
+        phases = self._engines[engine].phases
+        quality = Quality.ESTIMATED if device.estimated else Quality.MEASURED
+        tokens = phases.tokens(self._start_ns, self._end_ns)
+        draft.count(
+            engine, phases.known, tokens, self._account_of(device, draft, (engine, quality, ""))
+        )
+
+    def _account_of(self, device: Device, draft: Draft, key: tuple[str, Quality, str]) -> AccountOf:
+        """Makes the account of a phase and an owner, each once for a device."""
+        engine, quality, basis = key
+        made = draft.accounts[key]
+
+        def account(activity: Activity, owner: OwnerNames) -> Account:
+            # No activity in the key: to hash one takes longer than all the rest.
+            whose = (activity is Activity.DECODE, owner)
+            known = made.get(whose)
+            if known is None:
+                known = self._engine_account(device, engine, activity, quality, basis, owner=owner)
+                made[whose] = known
+            return known
+
+        return account
 
     def _engine_account(
-        self, device: Device, engine: str, activity: Activity, quality: Quality, basis: str = ""
+        self,
+        device: Device,
+        engine: str,
+        activity: Activity,
+        quality: Quality,
+        basis: str,
+        *,
+        owner: OwnerNames | None = None,
     ) -> Account:
-        item = self._engines[engine]
+        item = self._engines[engine].item
         phased = activity in (Activity.PREFILL, Activity.DECODE)
-        method = item.cost.method if phased else "steps"
+        method = item.method if phased else "steps"
+        workload, job = owner or (item.workload, item.job)
         return Account(
             activity=activity,
             quality=quality,
             method=f"{method}/{basis}" if basis else method,
             static_basis=device.static_basis,
-            workload=item.workload,
-            job=item.job,
+            workload=workload,
+            job=job,
             engine=engine,
             model=item.engine.model,
         )
-
-    # -------------------------------------------------------------------- tokens
-
-    def _add_tokens(self, device: Device, amounts: dict[_Key, Amounts]) -> None:
-        """Add the tokens of engines that this device carries, each step's part in the window."""
-        for name, item in self._engines.items():
-            if item.token_device != device.device:
-                continue
-            counts = self._token_counts(name)
-            keys = _best_keys(name, amounts)
-            for (request, activity), tokens in counts.items():
-                quality = Quality.ESTIMATED if device.estimated else Quality.MEASURED
-                fresh = (self._engine_account(device, name, activity, quality), request)
-                key = keys.get((request, activity), fresh)
-                held = amounts.get(key, Amounts())
-                amounts[key] = (
-                    replace(held, prefill_tokens=held.prefill_tokens + tokens)
-                    if activity is Activity.PREFILL
-                    else replace(held, decode_tokens=held.decode_tokens + tokens)
-                )
-
-    def _token_counts(self, engine: str) -> dict[tuple[str, Activity], int]:
-        """Tokens per request and phase: whole steps counted by mix, the others cut."""
-        counts: dict[tuple[str, Activity], int] = defaultdict(int)
-        mix_of, found = self._mixes[engine]
-        whole: Counter[int] = Counter()
-        for step, mix in zip(self._engines[engine].steps, mix_of, strict=True):
-            if self._start_ns <= step.start_ns and step.end_ns <= self._end_ns:
-                whole[mix] += 1
-            else:
-                self._count(counts, step, step.start_ns, step.end_ns, 1)
-        for mix, times in whole.items():
-            self._count(counts, found[mix], self._start_ns, self._end_ns, times)
-        return counts
-
-    def _count(
-        self,
-        counts: dict[tuple[str, Activity], int],
-        step: Step,
-        start_ns: int,
-        end_ns: int,
-        times: int,
-    ) -> None:
-        """Add `times` the part of a step's tokens that lies in the window."""
-        window = (start_ns, end_ns, self._start_ns, self._end_ns)
-        for tokens in step.requests:
-            for activity, count in (
-                (Activity.PREFILL, tokens.prefill_tokens),
-                (Activity.DECODE, tokens.decode_tokens),
-            ):
-                if count and (inside := between(count, *window)):
-                    counts[tokens.request, activity] += inside * times
 
 
 def _static_uj(device: Device, energy_uj: int, length_ns: int) -> int:
@@ -286,36 +287,3 @@ def _scaled(quantity: Quantities, weights: _Weights) -> Quantities:
         quantity.dynamic_uj * weights[1],
         quantity.device_ns * weights[2],
     )
-
-
-def _round(
-    parts: Mapping[_Key, Quantities], static_uj: int, dynamic_uj: int, length_ns: int
-) -> dict[_Key, Amounts]:
-    """Integer amounts per key; each column sums to its total exactly."""
-    static = _column(static_uj, {key: part.static_uj for key, part in parts.items()})
-    dynamic = _column(dynamic_uj, {key: part.dynamic_uj for key, part in parts.items()})
-    time = _column(length_ns, {key: part.device_ns for key, part in parts.items()})
-    return {
-        key: Amounts(static.get(key, 0), dynamic.get(key, 0), time.get(key, 0)) for key in parts
-    }
-
-
-def _column(total: int, weights: Mapping[_Key, float]) -> dict[_Key, int]:
-    """`apportion` among those with a claim; with no claim at all, among everyone."""
-    if not total:
-        return {}
-    claims = {key: weight for key, weight in weights.items() if weight > 0.0}
-    return apportion(total, claims or dict.fromkeys(weights, 1.0))
-
-
-def _best_keys(engine: str, amounts: Mapping[_Key, Amounts]) -> dict[tuple[str, Activity], _Key]:
-    """Per request and phase of an engine, the key that holds most of its energy."""
-    best: dict[tuple[str, Activity], _Key] = {}
-    for key, amount in amounts.items():
-        account, request = key
-        if account.engine != engine or request is None:
-            continue
-        place = (request, account.activity)
-        if place not in best or amount.energy_uj > amounts[best[place]].energy_uj:
-            best[place] = key
-    return best

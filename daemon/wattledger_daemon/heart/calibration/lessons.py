@@ -34,7 +34,8 @@ _STRAY_RATIO = 0.25
 """A row that strays further from the fit is not this engine's doing."""
 _STRAYS = 12
 """So many in a row are: hardware, driver or engine changed, and all is learned anew."""
-_IDLE_LEAST_S = 20.0
+_IDLE_LEAST_S = 6.0
+_STATIC_ERROR = 0.6
 _IDLE_MEMORY = 360
 _SAME_RATIO = 0.02
 _TOLD_AGAIN = 1.5
@@ -107,9 +108,11 @@ class Calibration:
             until=(boot_id, lesson.end_ns),
             static_w=lesson.static_w,
         )
+        if lesson.still_s:
+            step_free = self.step_free.plus(lesson.still_w, lesson.still_s)
+            state = replace(state, step_free=step_free)
         if not lesson.did.steps:
-            power_w = lesson.energies_j[NO_LAG] / lesson.seconds
-            return replace(state, step_free=self.step_free.plus(power_w, lesson.seconds))
+            return state
         row = Row((lesson.seconds, *map(float, lesson.did)), lesson.energies_j)
         return state._take(row, lesson.engine, epoch_ns + lesson.end_ns)
 
@@ -139,7 +142,8 @@ class Calibration:
         known = self.step_free.idle()
         if known is not None or self.static_w is None:
             return known
-        return Idle(self.static_w, 0.0, "static")
+        # A GPU that an engine holds idles well above one that nobody holds.
+        return Idle(self.static_w, _STATIC_ERROR * self.static_w, "static")
 
     def _idle_w(self) -> float:
         known = self._idle()

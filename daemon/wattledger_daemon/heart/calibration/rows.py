@@ -25,6 +25,8 @@ from wattledger_daemon.heart.step_sums import StepSum
 ROW_NS = 5 * NS_PER_S
 BEFORE_NS, AFTER_NS = -LAGS_NS[0], LAGS_NS[-1]
 _METERED_WELL = frozenset({Quality.MEASURED, Quality.INTEGRATED})
+_MARGIN_NS = NS_PER_S // 2
+_STILL_NS = NS_PER_S * 3 // 2
 _WHOLE = 1.0 - 1e-9
 
 Intervals = Callable[[str, int, int, Sequence[int]], Sequence[EnergyInterval]]
@@ -36,7 +38,8 @@ class Lesson:
     """What one engine computed in [start_ns, end_ns), and what it drew at each of `LAGS_NS`.
 
     `static_w` is the idle power that is known of its devices and in `energies_j`; None where one
-    of them has none. `did` all zero: nothing was computed, shortly before and after included.
+    of them has none. `still_w` is the power while nothing was computed, for `still_s` seconds in
+    one piece; 0 where there was no such piece.
     """
 
     key: FitKey
@@ -46,6 +49,8 @@ class Lesson:
     did: StepSums
     energies_j: tuple[float, ...]
     static_w: float | None
+    still_s: float = 0.0
+    still_w: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -59,6 +64,7 @@ class _Part:
 
     device: Device
     energies_j: tuple[float, ...]
+    still_j: float
     static_w: float | None
 
 
@@ -74,11 +80,12 @@ def lesson_of(
     `steps` ascend, and are those that touch it or its neighbourhood as far as lags reach.
     """
     did = step_sums(steps, *span)
-    if engine.coarse or (steps and not did.steps):
+    still = _still(steps, *span)
+    if engine.coarse or not (did.steps or still):
         return None
     parts = []
     for item in _devices_of(engine, seen):
-        part = _part(engine, item, intervals, span)
+        part = _part(engine, item, intervals, (*span, *(still or span)))
         if part is None:
             return None
         parts.append(part)
@@ -88,7 +95,21 @@ def lesson_of(
     known = [part.static_w for part in parts if part.static_w is not None]
     key = FitKey(engine.kind, engine.model, _in_words([part.device for part in parts]))
     static_w = sum(known) if len(known) == len(parts) else None
-    return Lesson(key, engine.engine, *span, did, energies_j, static_w)
+    still_s = (still[1] - still[0]) / NS_PER_S if still else 0.0
+    still_w = sum(part.still_j for part in parts) / still_s if still else 0.0
+    return Lesson(key, engine.engine, *span, did, energies_j, static_w, still_s, still_w)
+
+
+def _still(steps: Sequence[StepSum], start_ns: int, end_ns: int) -> tuple[int, int] | None:
+    """The longest stretch without a step, and well away from any; None where it is short."""
+    reached_ns, found = start_ns, (start_ns, start_ns)
+    for step in (*steps, None):
+        low_ns = end_ns if step is None else min(step.start_ns - _MARGIN_NS, end_ns)
+        if low_ns - reached_ns > found[1] - found[0]:
+            found = (reached_ns, low_ns)
+        if step is not None:
+            reached_ns = max(reached_ns, step.end_ns + _MARGIN_NS)
+    return found if found[1] - found[0] >= _STILL_NS else None
 
 
 def _devices_of(engine: Engine, seen: Sequence[DeviceWindow]) -> list[DeviceWindow]:
@@ -104,7 +125,7 @@ def _devices_of(engine: Engine, seen: Sequence[DeviceWindow]) -> list[DeviceWind
 
 
 def _part(
-    engine: Engine, item: DeviceWindow, intervals: Intervals, span: tuple[int, int]
+    engine: Engine, item: DeviceWindow, intervals: Intervals, span: tuple[int, int, int, int]
 ) -> _Part | None:
     shares = _shares(engine, item)
     if shares is None:
@@ -116,9 +137,11 @@ def _part(
     # At another lag the engine's part is taken to be the same: it is all of it on a GPU.
     mine = mine_uj / metered_uj[NO_LAG] / UJ_PER_J if metered_uj[NO_LAG] else 0.0
     static_w = item.device.static_w
+    *moved_j, still_j = [mine * energy_uj for energy_uj in metered_uj]
     return _Part(
         item.device,
-        tuple([mine * energy_uj for energy_uj in metered_uj]),
+        tuple(moved_j),
+        still_j,
         None if static_w is None else static_w * static_ratio,
     )
 
@@ -147,11 +170,11 @@ def _shares(engine: Engine, item: DeviceWindow) -> tuple[float, float] | None:
 
 
 def _metered_uj(
-    device: Device, intervals: Intervals, start_ns: int, end_ns: int
+    device: Device, intervals: Intervals, start_ns: int, end_ns: int, *still_ns: int
 ) -> list[int] | None:
-    """The device's energy in the stretch moved by each lag; None where any of it is not good."""
+    """The device's energy moved by each lag, then while still; None where any is not good."""
     low_ns, high_ns = start_ns - BEFORE_NS, end_ns + AFTER_NS
-    cuts_ns = sorted({edge + lag for edge in (start_ns, end_ns) for lag in LAGS_NS})
+    cuts_ns = sorted({edge + lag for edge in (start_ns, end_ns) for lag in LAGS_NS} | {*still_ns})
     found = intervals(device.device, low_ns, high_ns, cuts_ns)
     if any(piece.quality not in _METERED_WELL for piece in found):
         return None
@@ -161,7 +184,8 @@ def _metered_uj(
     until_uj = [0, *accumulate(piece.energy_uj for piece in found)]
     at_uj = {cut: until_uj[bisect_left(ends_ns, cut) + 1] for cut in cuts_ns if cut > low_ns}
     at_uj[low_ns] = 0
-    return [at_uj[end_ns + lag] - at_uj[start_ns + lag] for lag in LAGS_NS]
+    moved_uj = [at_uj[end_ns + lag] - at_uj[start_ns + lag] for lag in LAGS_NS]
+    return [*moved_uj, at_uj[still_ns[1]] - at_uj[still_ns[0]]]
 
 
 def _in_words(devices: Sequence[Device]) -> str:

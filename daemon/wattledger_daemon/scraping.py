@@ -1,0 +1,294 @@
+"""Scrapes the engines that `[scrape]` names: each on a thread of its own, once a period.
+
+What is read becomes batches, and goes the way of a reporter's: journal, duplicates, `top` and
+all else hold for it. Imported only where an engine is configured.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from wattledger.errors import InputError
+from wattledger.records import NS_PER_S
+from wattledger_collectors.scrape.counting import Counting, Told
+from wattledger_collectors.scrape.fetch import fetch
+from wattledger_collectors.scrape.processes import Processes, processes_behind
+from wattledger_collectors.scrape.protocol import Reading, ScrapeError, Scraper, find_scrapers
+from wattledger_collectors.scrape.text import require_parser
+from wattledger_daemon.batches import BadBatchError, check_batch
+from wattledger_daemon.export.headers import read_headers
+from wattledger_daemon.health import EngineHealth
+from wattledger_daemon.logs import event
+from wattledger_daemon.scrape_batches import EngineLabels, ScrapePress
+from wattledger_daemon.scrape_options import ScrapeTarget
+from wattledger_daemon.sources import BusyError, Sources
+from wattledger_proto.v1 import collect_pb2
+
+_LOG = logging.getLogger(__name__)
+_TIMEOUT_S = 2.0
+_STOP_S = 0.5
+_LOOK_NS = 60 * NS_PER_S
+_LOOK_AGAIN_NS = 5 * NS_PER_S
+_FRESH_NS = 60 * NS_PER_S
+
+Fetch = Callable[[str, Mapping[str, str]], bytes]
+FindProcesses = Callable[[str, tuple[str, ...]], Processes]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a scrape needs of the host: its boot, its CLOCK_MONOTONIC, its network and `/proc`."""
+
+    boot_id: str
+    clock: Callable[[], int] = time.monotonic_ns
+    fetch: Fetch = field(default=lambda url, headers: fetch(url, headers, _TIMEOUT_S))
+    processes: FindProcesses = processes_behind
+
+
+class EngineScrape:
+    """One engine: asks it, counts, and hands over; used by one thread.
+
+    A batch that the daemon cannot take now is kept, and the engine is not asked again before it
+    was taken: its counters lose nothing meanwhile.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: ScrapeTarget,
+        scraper: Scraper,
+        sources: Sources,
+        host: Surroundings,
+        *,
+        scraped: Iterable[str] = (),
+    ) -> None:
+        """Prepare; `scraped` are the names of all engines that are read like this.
+
+        Raises InputError for a file of headers that cannot be read.
+        """
+        self.name = name
+        self.period_s = target.period_s
+        self._target = target
+        self._scraper = scraper
+        self._sources = sources
+        self._host = host
+        self._scraped = frozenset((name, *scraped))
+        file = target.headers_file
+        self._headers = read_headers(file, f"scrape.{name}.headers_file") if file else {}
+        labels = EngineLabels(name, scraper.kind, target.workload or "", target.job or "")
+        self._press = ScrapePress(labels, host.boot_id, host.clock())
+        self._counting: Counting | None = None
+        self._pending: collect_pb2.Batch | None = None
+        self._processes = Processes()
+        self._looked_ns: int | None = None
+        self._model = ""
+        self._failing = self._told_nobody = ""
+        self._failed_ns = 0
+        self._told: set[str] = set()
+
+    def turn(self) -> None:
+        """Ask the engine once, and hand over what it did since it was last asked."""
+        if self._pending is not None and not self._hand_over(self._pending):
+            return
+        before_ns = self._host.clock()
+        try:
+            reading = self._read()
+            # Counted while the page was made, somewhere between the question and the answer.
+            t_ns = (before_ns + self._host.clock()) // 2
+            self._look(t_ns)
+            told = Told() if self._yields(t_ns) else self._count(t_ns, reading)
+        except ScrapeError as error:
+            self._failed(str(error), before_ns)
+            return
+        self._works(t_ns)
+        self._model = self._target.model or reading.model or self._model
+        self._hand_over(self._press.batch(told, self._model[:200], self._processes.pids))
+
+    def _read(self) -> Reading:
+        pages = self._scraper.pages(self._target.url)
+        return self._scraper.read(tuple(self._host.fetch(page, self._headers) for page in pages))
+
+    def _count(self, t_ns: int, reading: Reading) -> Told:
+        if self._counting is None:
+            self._counting = Counting()
+            told = self._counting.take(t_ns, reading)
+            note = "what it counted before is not booked"
+            self._tell("scrape_begins", logging.INFO, url=self._target.url, note=note)
+        else:
+            restarts = self._counting.restarts
+            told = self._counting.take(t_ns, reading)
+            if self._counting.restarts > restarts:
+                _LOG.info(event("scrape_restarted", engine=self.name))
+        if not self._counting.sees_tokens:
+            self._tell("scrape_no_counters", url=self._target.url, mend=self._scraper.mend)
+        return told
+
+    def _hand_over(self, batch: collect_pb2.Batch) -> bool:
+        """Whether the daemon took a batch, or never will; else it is kept."""
+        now_ns = self._host.clock()
+        batch.sent_ns = now_ns
+        batch.dropped_events = self._press.dropped_events
+        try:
+            check_batch(batch, boot_id=self._host.boot_id, now_ns=now_ns)
+            self._sources.take(batch, now_ns)
+        except BusyError:
+            self._pending = batch if batch.sequence else None
+            return False
+        except BadBatchError as error:
+            self._sources.refuse(self._press.source, str(error))
+            if batch.sequence:
+                self._press.refused(batch)
+        self._pending = None
+        return True
+
+    # --------------------------------------------------------------- its processes
+
+    def _look(self, t_ns: int) -> None:
+        """Find the engine's processes now and then, and soon again as long as there are none."""
+        age_ns = _LOOK_NS if self._processes.pids else _LOOK_AGAIN_NS
+        if self._looked_ns is not None and t_ns - self._looked_ns < age_ns:
+            return
+        self._looked_ns = t_ns
+        found = self._host.processes(self._target.url, self._scraper.launchers)
+        if found.pids:
+            self._processes, self._told_nobody = found, ""
+        elif found.why != self._told_nobody:
+            self._processes, self._told_nobody = found, found.why
+            note = "its tokens are booked and get no energy"
+            fields = {"reason": found.why, "note": note, "mend": found.mend}
+            _LOG.warning(event("scrape_no_process", engine=self.name, **fields))
+
+    def _yields(self, t_ns: int) -> bool:
+        """Whether the engine reports by itself: then nothing is counted here, lest it be twice."""
+        ours = set(self._processes.pids)
+        rival = next((e for e in self._sources.engines() if self._is_rival(e, ours, t_ns)), None)
+        if rival is None:
+            self._told.discard("scrape_yields")
+            return False
+        self._counting = None
+        mend = f"take scrape.{self.name} out of the config"
+        self._tell("scrape_yields", reported_as=rival.engine, mend=mend)
+        return True
+
+    def _is_rival(self, other: EngineHealth, ours: set[int], t_ns: int) -> bool:
+        fresh = t_ns - other.last_ns < _FRESH_NS
+        return other.engine not in self._scraped and fresh and not ours.isdisjoint(other.pids)
+
+    # ------------------------------------------------------------------- its faults
+
+    def _failed(self, reason: str, now_ns: int) -> None:
+        if not self._failing:
+            self._failed_ns = now_ns
+            fields = {"url": self._target.url, "reason": reason, "mend": self._scraper.mend}
+            _LOG.warning(event("scrape_failing", engine=self.name, **fields))
+        self._failing = reason
+        # It may come back as another process.
+        self._looked_ns = None
+
+    def _works(self, now_ns: int) -> None:
+        if self._failing:
+            after_s = f"{(now_ns - self._failed_ns) / NS_PER_S:.0f}"
+            _LOG.warning(event("scrape_works_again", engine=self.name, after_s=after_s))
+            self._failing = ""
+
+    def _tell(self, what: str, level: int = logging.WARNING, **fields: object) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            _LOG.log(level, event(what, engine=self.name, **fields))
+
+
+class Scraping:
+    """All scraped engines of one run, a thread each."""
+
+    def __init__(
+        self, targets: Mapping[str, ScrapeTarget], sources: Sources, host: Surroundings
+    ) -> None:
+        """Prepare; raises InputError naming the key of what cannot be had."""
+        self._stopping = threading.Event()
+        self._broken: set[str] = set()
+        scrapes = [
+            EngineScrape(name, target, scraper, sources, host, scraped=targets)
+            for (name, target), scraper in zip(targets.items(), _scrapers(targets), strict=True)
+        ]
+        self._threads = [
+            threading.Thread(
+                target=self._run,
+                args=(scrape, scrape.period_s),
+                name=f"scrape-{scrape.name}",
+                daemon=True,
+            )
+            for scrape in scrapes
+        ]
+
+    def start(self) -> None:
+        """Begin to ask."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End within half a second; an engine that hangs is left behind."""
+        self._stopping.set()
+        until_s = time.monotonic() + _STOP_S
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, until_s - time.monotonic()))
+
+    def _run(self, scrape: EngineScrape, period_s: float) -> None:
+        due_s = time.monotonic()
+        while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
+            self._turn(scrape)
+            due_s = max(due_s + period_s, time.monotonic())
+        self._turn(scrape)
+
+    def _turn(self, scrape: EngineScrape) -> None:
+        try:
+            scrape.turn()
+        except Exception as error:  # noqa: BLE001 - the border: scrapers are anybody's
+            if scrape.name not in self._broken:
+                self._broken.add(scrape.name)
+                _LOG.exception(event("scrape_broken", engine=scrape.name, reason=error))
+
+
+def examine(targets: Mapping[str, ScrapeTarget]) -> list[tuple[str, str]]:
+    """What each scrape would do here, a line each for `--check`; every engine is asked once."""
+    lines: list[tuple[str, str]] = []
+    for (name, target), scraper in zip(targets.items(), _scrapers(targets), strict=True):
+        file = target.headers_file
+        headers = read_headers(file, f"scrape.{name}.headers_file") if file else {}
+        lines.append((f"scrape.{name}", _finding(target, scraper, headers)))
+    return lines
+
+
+def _finding(target: ScrapeTarget, scraper: Scraper, headers: Mapping[str, str]) -> str:
+    where = f"would read {target.url} every {target.period_s:g} s"
+    try:
+        pages = scraper.pages(target.url)
+        reading = scraper.read(tuple(fetch(page, headers, _TIMEOUT_S) for page in pages))
+    except ScrapeError as error:
+        return f"{where}, which fails now: {error} ({scraper.mend})"
+    processes = processes_behind(target.url, scraper.launchers)
+    whose = f"{len(processes.pids)} processes"
+    if not processes.pids:
+        whose = f"no process, and so no energy: {processes.why} ({processes.mend})"
+    counters = "" if reading.tier is not None else f"; no token counter yet ({scraper.mend})"
+    return f"{where}: {scraper.kind}, coarse, {whose}{counters}"
+
+
+def _scrapers(targets: Mapping[str, ScrapeTarget]) -> list[Scraper]:
+    """A scraper for each; raises InputError for an unknown one and a missing library."""
+    found = find_scrapers()
+    made: list[Scraper] = []
+    for name, target in targets.items():
+        if target.engine not in found:
+            known = ", ".join(sorted(found))
+            raise InputError(f"scrape.{name}.engine: no scraper {target.engine!r}: known: {known}")
+        try:
+            require_parser()
+            made.append(found[target.engine]())
+        except ImportError as error:
+            raise InputError(f"scrape.{name}: {error}, or take it out of the config") from error
+    return made
