@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME...]`; without a name hook, cli, daemon and peers.
 
-`truth`, `export`, `soak` and `peers-apart` run only by name. Exit 1: a bar is missed.
+`truth`, `split`, `export`, `tokens`, `soak` and `peers-apart` run only by name. Exit 1: a bar is missed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks import cli_cost, daemon_cost, export_cost, hook_cost, peers, soak, truth
+from benchmarks import (
+    cli_cost,
+    daemon_cost,
+    export_cost,
+    hook_cost,
+    peers,
+    soak,
+    split,
+    tokens_cost,
+    truth,
+)
 from benchmarks.table import BenchError, Figure, print_table
 
 USUAL = ("hook", "cli", "daemon", "peers")
@@ -22,7 +32,9 @@ BENCHES = {
     "peers": peers.measure,
     "peers-apart": peers.measure_apart,
     "truth": truth.measure,
+    "split": split.measure,
     "export": export_cost.measure,
+    "tokens": tokens_cost.measure,
 }
 
 

@@ -48,12 +48,13 @@ def _engines(socket: Path, steps_per_s: int, running: int) -> Iterator[list[int]
             engine.wait()
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """CPU time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _rss_mb(pid: int) -> float:
+def rss_mb(pid: int) -> float:
     """Resident set, MB (10^6 bytes): proc_pid_status(5), VmRSS in KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (rss,) = (line.split()[1] for line in lines if line.startswith("VmRSS"))
@@ -87,11 +88,11 @@ def _run(hz: float, steps_per_s: int, running: int) -> tuple[float, float]:
             daemon = subprocess.Popen(command, env=fake.env(), stderr=subprocess.DEVNULL)
             try:
                 time.sleep(WARM_UP_S)
-                before_s, start_s = _cpu_s(daemon.pid), time.monotonic()
+                before_s, start_s = cpu_s(daemon.pid), time.monotonic()
                 time.sleep(MEASURE_S)
-                spent_s = _cpu_s(daemon.pid) - before_s
+                spent_s = cpu_s(daemon.pid) - before_s
                 percent = spent_s / (time.monotonic() - start_s) * 100
-                return percent, _rss_mb(daemon.pid)
+                return percent, rss_mb(daemon.pid)
             finally:
                 daemon.terminate()
                 daemon.wait(timeout=10)
@@ -102,9 +103,9 @@ def _empty_loop() -> float:
     loop = subprocess.Popen([sys.executable, "-c", _EMPTY_LOOP])
     try:
         time.sleep(1)
-        before_s, start_s = _cpu_s(loop.pid), time.monotonic()
+        before_s, start_s = cpu_s(loop.pid), time.monotonic()
         time.sleep(MEASURE_S)
-        return (_cpu_s(loop.pid) - before_s) / (time.monotonic() - start_s) * 100
+        return (cpu_s(loop.pid) - before_s) / (time.monotonic() - start_s) * 100
     finally:
         loop.kill()
         loop.wait()

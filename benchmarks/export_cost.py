@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.daemon_cost import _rss_mb
+from benchmarks.daemon_cost import rss_mb
 from benchmarks.table import Figure
 from fakes.daemon_process import DaemonProcess
 from fakes.figures import IDENTITY, busy_page, figures, gpus
@@ -90,7 +90,7 @@ def _memory_mb(config: str) -> float:
             time.sleep(1.0)
             if address:
                 _scrape(address)
-        return _rss_mb(daemon.pid)
+        return rss_mb(daemon.pid)
 
 
 def measure() -> list[Figure]:

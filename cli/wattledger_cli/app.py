@@ -28,6 +28,7 @@ COMMANDS = {
     "usage": ("usage", "Energy and tokens of a window, in total and by group."),
     "requests": ("requests", "The costliest requests finished in a window."),
     "jobs": ("jobs", "The costliest jobs of a window."),
+    "models": ("models", "The costliest models of a window, and what their tokens cost."),
     "audit": ("audit", "Check the laws on a window: balance, gaps, resets, drops."),
     "replay": ("replay", "Run a recorded trace through the pipeline into a ledger."),
     "import": ("importing", "Post another meter's energy into a ledger."),

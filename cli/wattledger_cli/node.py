@@ -8,16 +8,17 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from wattledger.errors import UnreachableError
+from wattledger.errors import InputError, UnreachableError
 from wattledger.locations import local_settings
 from wattledger_collectors.socket_path import default_socket_path
 
 if TYPE_CHECKING:
     from grpc import Channel, RpcError
 
-    from wattledger_proto.v1.node_pb2 import Status
+    from wattledger_proto.v1.node_pb2 import RequestAnswer, Status
 
 DEADLINE_S = 1.0
+ANSWER_DEADLINE_S = 8.0
 
 
 def configured_socket() -> Path | None:
@@ -65,6 +66,26 @@ class Node:
         try:
             return NodeStub(self._channel).GetStatus(StatusRequest(), timeout=deadline_s)
         except self._grpc.RpcError as error:
+            raise UnreachableError(_no_answer(self._socket, error)) from error
+
+    def request(
+        self, request: str, engine: str = "", deadline_s: float = ANSWER_DEADLINE_S
+    ) -> RequestAnswer:
+        """What a request took so far, by its id; of one engine where that is named."""
+        from wattledger_proto.v1.node_pb2 import RequestQuestion
+        from wattledger_proto.v1.node_pb2_grpc import NodeStub
+
+        reach(self._socket)
+        question = RequestQuestion(request=request, engine=engine)
+        try:
+            return NodeStub(self._channel).GetRequest(question, timeout=deadline_s)
+        except self._grpc.RpcError as error:
+            if error.code() is self._grpc.StatusCode.UNIMPLEMENTED:
+                raise UnreachableError(
+                    f"the daemon at {self._socket} cannot tell of requests: update it"
+                ) from error
+            if error.code() is self._grpc.StatusCode.INVALID_ARGUMENT:
+                raise InputError(f"--request: {error.details()}") from error
             raise UnreachableError(_no_answer(self._socket, error)) from error
 
 

@@ -10,6 +10,7 @@ from wattledger.errors import InputError
 from wattledger.records import UJ_PER_J
 from wattledger_cli import pricing, selection
 from wattledger_cli.figures import CARBON_G, COUNT, ENERGY_J
+from wattledger_cli.one_request import is_one, show_request
 from wattledger_cli.options import Options, options_of
 from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note, warn
 from wattledger_cli.tables import numbers, words
@@ -57,7 +58,8 @@ def requests(
 ) -> None:
     """The costliest requests that finished in a window, with their joules per phase.
 
-    With --zone or --intensity each is told its operational carbon too.
+    With --zone or --intensity each is told its operational carbon too. --request ID without a
+    window tells of that one request, whenever it was, one that still runs too.
 
     Example: wattledger requests --last 90m --job chat --limit 5
     """
@@ -68,7 +70,15 @@ def requests(
         host=host, job=job, workload=workload, engine=engine, model=model, request=request
     )
     price = pricing.prices(options, zone, intensity, pue)
+    others = (from_, to, last, day, month, host, job, workload, model)
+    if request and is_one(request) and not any(others) and _at_most_one_name(engine):
+        show_request(options, request[0], (engine or [""])[0], shown, price)
+        return
     show_requests(options, span.window, filters, shown, price)
+
+
+def _at_most_one_name(engine: list[str] | None) -> bool:
+    return not engine or is_one(engine)
 
 
 def show_requests(

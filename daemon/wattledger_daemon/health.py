@@ -14,12 +14,11 @@ from wattledger.records import (
     CounterReading,
     Device,
     Evidence,
-    Finish,
     Page,
     PowerReading,
     Quality,
-    Step,
 )
+from wattledger_daemon.batches import Events
 from wattledger_daemon.crosscheck import CrossCheck
 from wattledger_daemon.live import LastWindows, WindowSums
 from wattledger_daemon.sampling import SensorHealth
@@ -170,25 +169,22 @@ class Health:
                 known = self._gauges.setdefault(item.device, _Gauge(item))
                 known.device = item
 
-    def reported(self, events: Sequence[Evidence]) -> None:
+    def reported(self, events: Events) -> None:
         """Follow what an engine runs, by the last step of a batch of its events."""
-        last = max(
-            (item for item in events if isinstance(item, Step)),
-            key=lambda step: step.end_ns,
-            default=None,
-        )
-        if last is None:
+        steps = events.steps
+        if not steps:
             return
-        known = self._running.get(last.engine)
-        if known is not None and known.end_ns > last.end_ns:
+        end_ns = max(steps.ends_ns)
+        known = self._running.get(steps.engine)
+        if known is not None and known.end_ns > end_ns:
             return
-        ended = {item.request for item in events if isinstance(item, Finish)}
-        named = {tokens.request for tokens in last.requests}
+        last = steps.requests[steps.ends_ns.index(end_ns)]
+        named = {steps.names[index] for index in last}
+        ended = {finish.request for finish in events.finishes}
         # Nobody in particular may be any number of requests.
         known_by_name = bool(named) and "" not in named
-        self._running[last.engine] = Running(
-            last.end_ns, len(named - ended) if known_by_name else None
-        )
+        count = len(named - ended) if known_by_name else None
+        self._running[steps.engine] = Running(end_ns, count)
 
     def journalled(self, t_ns: int, size_bytes: int) -> None:
         """Note what was written to the journal."""

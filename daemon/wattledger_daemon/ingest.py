@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from wattledger_daemon.batches import BadBatchError, check_batch
-from wattledger_daemon.sources import BusyError, Sources
+from wattledger_daemon.sources import BusyError, Sources, Told
 from wattledger_proto.v1 import collect_pb2
 
 _SERVICE = collect_pb2.DESCRIPTOR.services_by_name["Collector"]
@@ -55,7 +55,7 @@ class CollectorService:
         try:
             _parse(request, message)
             events = check_batch(request, boot_id=self._boot_id, now_ns=now_ns)
-            committed = self._sources.take(request, now_ns, events, message)
+            committed = self._sources.take(request, now_ns, Told(events, message))
         except BadBatchError as error:
             self._sources.refuse(request.source, str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

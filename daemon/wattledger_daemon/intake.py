@@ -45,8 +45,8 @@ Item = Evidence | Delivery | Count
 class Intake:
     """A queue that never blocks a producer: what does not fit is refused and counted.
 
-    Bounded by records of evidence, two requests in a step being one, so that a pipeline that stands still
-    costs a known amount of memory.
+    Bounded by records of evidence, two requests in a step being one, so that a pipeline that
+    stands still costs a known amount of memory.
     """
 
     def __init__(self, capacity: int) -> None:

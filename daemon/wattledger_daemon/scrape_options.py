@@ -29,13 +29,19 @@ class ScrapeTarget:
     headers_file: Path | None = None
 
 
+def _short_text(value: object) -> str:
+    if len(read := text(value)) > _LONGEST_NAME:
+        raise ValueError(f"must be at most {_LONGEST_NAME} characters")
+    return read
+
+
 _READERS: Mapping[str, Callable[[object], object]] = {
     "engine": text,
     "url": http_url,
     "period_s": number(0.2, 5.0),
-    "model": text,
-    "workload": text,
-    "job": text,
+    "model": _short_text,
+    "workload": _short_text,
+    "job": _short_text,
     "headers_file": absolute_path,
 }
 _NEEDED = tuple(field.name for field in fields(ScrapeTarget) if field.default is MISSING)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from wattledger.errors import InputError
 from wattledger.records import NS_PER_S
-from wattledger_collectors.scrape.counting import Counting, Told
+from wattledger_collectors.scrape.counting import Counting, JumpError, Told
 from wattledger_collectors.scrape.fetch import fetch
 from wattledger_collectors.scrape.processes import Processes, processes_behind
 from wattledger_collectors.scrape.protocol import Reading, ScrapeError, Scraper, find_scrapers
@@ -102,6 +102,8 @@ class EngineScrape:
             self._look(t_ns)
             told = Told() if self._yields(t_ns) else self._count(t_ns, reading)
         except ScrapeError as error:
+            if isinstance(error, JumpError):
+                self._press.dropped_events += 1
             self._failed(str(error), before_ns)
             return
         self._works(t_ns)
@@ -109,8 +111,17 @@ class EngineScrape:
         self._hand_over(self._press.batch(told, self._model[:200], self._processes.pids))
 
     def _read(self) -> Reading:
-        pages = self._scraper.pages(self._target.url)
-        return self._scraper.read(tuple(self._host.fetch(page, self._headers) for page in pages))
+        first, *more = self._scraper.pages(self._target.url)
+        bodies = (self._host.fetch(first, self._headers), *map(self._beside, more))
+        return self._scraper.read(bodies)
+
+    def _beside(self, page: str) -> bytes:
+        """A page that an engine may have switched off: it is read without."""
+        try:
+            return self._host.fetch(page, self._headers)
+        except ScrapeError as error:
+            self._tell("scrape_page_missing", url=page, reason=str(error))
+            return b""
 
     def _count(self, t_ns: int, reading: Reading) -> Told:
         if self._counting is None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from wattledger.records import NS_PER_S, Evidence, Process
 from wattledger_collectors.sensors.procfs import process_ticks
@@ -31,6 +33,13 @@ what it had dropped before is counted again."""
 _OTHERS = "(others)"
 _IDLE_NS = 60 * NS_PER_S
 _GAP_NS = 10 * NS_PER_S
+
+
+class Told(NamedTuple):
+    """A batch's events, and the message that it came as."""
+
+    events: Events
+    message: bytes
 
 
 class BusyError(Exception):
@@ -71,16 +80,10 @@ class Sources:
         self._strangers: dict[str, int] = {}
         self._full = False
 
-    def take(
-        self,
-        batch: collect_pb2.Batch,
-        now_ns: int,
-        events: Events | None = None,
-        message: bytes | None = None,
-    ) -> int:
+    def take(self, batch: collect_pb2.Batch, now_ns: int, told: Told | None = None) -> int:
         """Queue a checked batch unless it was seen before; returns the committed sequence.
 
-        `events` and `message` are what it says and how it came, where that is known already.
+        `told` is what it says, where that was read already.
         Sequence 0 asks about progress alone. Raises BusyError where the queue or the number of
         sources is at its bound, or an earlier batch has yet to come.
         """
@@ -89,7 +92,8 @@ class Sources:
             self._check_gap(source, batch, now_ns)
             introduced = self._introduced(source, batch, now_ns)
             if batch.sequence > source.received:
-                self._deliver(source, batch, introduced, now_ns)
+                told = told or Told(events_of(batch), batch.SerializeToString())
+                self._deliver(source, batch, introduced, told, now_ns)
             else:
                 self._acknowledge(source, batch, introduced, now_ns)
             self._note(source, batch, now_ns)
@@ -144,7 +148,8 @@ class Sources:
         """Every engine that has reported, by name."""
         with self._lock:
             found = [source.health for source in self._sources.values() if source.health]
-        return sorted(found, key=lambda health: health.engine)
+        found.sort(key=lambda health: (health.engine, health.last_ns))
+        return [_merged(list(told)) for _, told in groupby(found, lambda health: health.engine)]
 
     def forget_silent(self, now_ns: int) -> None:
         """Forget sources silent for so long that all they could still say would be refused."""
@@ -232,12 +237,11 @@ class Sources:
         source: _Source,
         batch: collect_pb2.Batch,
         introduced: tuple[Evidence, ...],
+        told: Told,
         now_ns: int,
     ) -> None:
-        events = events_of(batch)
-        delivery = Delivery(
-            batch.source, batch.sequence, batch.SerializeToString(), events, introduced
-        )
+        events, message = told
+        delivery = Delivery(batch.source, batch.sequence, message, events, introduced)
         if not self._intake.deliver(delivery):
             # What the registration said went down with the batch: say it again next time.
             source.registration = b""
@@ -302,3 +306,18 @@ class Sources:
             now_ns,
             batch.engine.coarse,
         )
+
+
+def _merged(told: Sequence[EngineHealth]) -> EngineHealth:
+    """One engine of which several processes report (vLLM's API servers), the latest one last."""
+    return replace(
+        told[-1],
+        pids=tuple(sorted({pid for health in told for pid in health.pids})),
+        prefill_tokens=sum(health.prefill_tokens for health in told),
+        decode_tokens=sum(health.decode_tokens for health in told),
+        finishes=sum(health.finishes for health in told),
+        dropped_events=sum(health.dropped_events for health in told),
+        duplicates=sum(health.duplicates for health in told),
+        refused=sum(health.refused for health in told),
+        coarse=any(health.coarse for health in told),
+    )

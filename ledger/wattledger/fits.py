@@ -5,8 +5,12 @@ Source: accounting.md section 3.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from wattledger.records import Device
 
 
 class FitKey(NamedTuple):
@@ -15,6 +19,14 @@ class FitKey(NamedTuple):
     kind: str
     model: str | None
     devices: str
+
+
+def in_words(devices: Iterable[Device]) -> str:
+    """Models and how many of each, e.g. `2 x NVIDIA H200`."""
+    counted = Counter(device.model or device.kind.value for device in devices)
+    return " + ".join(
+        name if count == 1 else f"{count} x {name}" for name, count in sorted(counted.items())
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class FakeNode(NodeServicer):
     abort: tuple[grpc.StatusCode, str] | None = None
     path: Path = Path()
     answer: RequestAnswer = field(default_factory=RequestAnswer)
+    asked: list[RequestQuestion] = field(default_factory=list)
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
@@ -39,6 +40,7 @@ class FakeNode(NodeServicer):
     def GetRequest(  # noqa: N802 - the wire's name
         self, request: RequestQuestion, context: grpc.ServicerContext
     ) -> RequestAnswer:
+        self.asked.append(request)
         return self.answer
 
     def Record(  # noqa: N802 - the wire's name

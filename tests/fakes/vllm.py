@@ -39,7 +39,7 @@ class PrefillStats:
 
 @dataclass(slots=True)
 class Output:
-    """An EngineCoreOutput. `stop_string` plays the detokenizer, which sees what the engine cannot."""
+    """An EngineCoreOutput; `stop_string` plays the detokenizer, which finds one."""
 
     request_id: str
     new_token_ids: list[int]

@@ -82,11 +82,13 @@ def vllm_site() -> Iterator[VllmSite]:
 
 
 @contextmanager
-def metered(*options: str, config: str = "") -> Iterator[tuple[VllmSite, DaemonProcess]]:
-    """A site with its daemon and its server running; the books are closed at the end."""
+def metered(
+    *options: str, config: str = "", **environ: str
+) -> Iterator[tuple[VllmSite, DaemonProcess]]:
+    """A site with its daemon and its server running."""
     with ExitStack() as stack:
         site = stack.enter_context(vllm_site())
         daemon = stack.enter_context(site.daemon(config))
         daemon.wait_for("event=ready")
-        stack.enter_context(site.serving(*options))
+        stack.enter_context(site.serving(*options, **environ))
         yield site, daemon

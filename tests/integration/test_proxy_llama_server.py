@@ -35,13 +35,14 @@ class Server:
     """`llama-server` with four slots; its own counters since its start."""
 
     def __init__(self, folder: Path) -> None:
-        script = [ROOT / "scripts" / "engines.sh", "--path", "llama-server"]
+        script = [str(ROOT / "scripts" / "engines.sh"), "--path", "llama-server"]
         told = subprocess.run(script, check=True, capture_output=True, text=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._log = folder / "llama-server.log"
-        command = [told.stdout.strip(), "-m", make_model(folder), "--host", "127.0.0.1"]
+        command: list[object] = [told.stdout.strip(), "-m", make_model(folder)]
+        command += ["--host", "127.0.0.1"]
         command += ["--port", self.port, "-t", 1, "-tb", 1, "-np", 4, "-c", 4096, "--metrics"]
         with self._log.open("wb") as sink:
             self.process = subprocess.Popen(list(map(str, command)), stdout=sink, stderr=sink)

@@ -1,4 +1,4 @@
-"""The real `vllm serve` in several processes: API servers, engines, and daemons that come and go."""
+"""The real `vllm serve` in several processes, and daemons that come and go."""
 
 from __future__ import annotations
 

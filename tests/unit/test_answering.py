@@ -267,7 +267,7 @@ async def served(
     identity = NodeIdentity("0", "d", "h1", "", 0)
     service = NodeService(identity, lambda: Snapshot(0), Recorder(), lambda: 0, questions=questions)
     node_pb2_grpc.add_NodeServicer_to_server(service, server)
-    address = f"unix:{folder}/n.sock"
+    address = f"unix:{tmp_path}/n.sock"
     server.add_insecure_port(address)
     await server.start()
     async with grpc.aio.insecure_channel(address) as channel:

@@ -72,7 +72,7 @@ def test_a_good_batch_becomes_evidence() -> None:
     assert step.requests == (RequestTokens("r1", 100, 0, 0), RequestTokens("r2", 0, 1, 512))
     assert unknown.requests == ()
     assert finish == Finish("fake-1", "r1", NOW_NS, 100, 20, 1)
-    assert events_of(batch) == (step, unknown, finish)
+    assert tuple(events_of(batch)) == (step, unknown, finish)
 
 
 def test_steps_of_a_restarted_engine_are_other_steps() -> None:

@@ -25,8 +25,10 @@ from wattledger.records import (
     RequestTokens,
     Step,
 )
+from wattledger_daemon.batches import Events
 from wattledger_daemon.crosscheck import CrossCheck
 from wattledger_daemon.health import Health, Running, Snapshot
+from wattledger_daemon.heart.columns import columns_of
 from wattledger_daemon.live import MAX_GROUPS, OTHERS, Figures, Group, LastWindows, figures
 
 S = NS_PER_S
@@ -208,11 +210,11 @@ def test_running_requests_are_those_of_the_latest_step_that_did_not_finish() -> 
     health = Health()
     both = (RequestTokens("r1", 0, 1, 9), RequestTokens("r2", 5, 0, 0))
     step = Step("e", 1, 0, S, both)
-    health.reported([step, Finish("e", "r1", S, 5, 0, 2)])
+    health.reported(Events(columns_of(step), (Finish("e", "r1", S, 5, 0, 2),)))
     assert snapshot(health, 1).running == {"e": Running(S, 1)}
-    health.reported([Step("e", 0, 0, S // 2, ())])
+    health.reported(Events(columns_of(Step("e", 0, 0, S // 2, ())), ()))
     assert snapshot(health, 1).running == {"e": Running(S, 1)}
-    health.reported([Step("e", 2, S, 2 * S, ())])
+    health.reported(Events(columns_of(Step("e", 2, S, 2 * S, ())), ()))
     assert snapshot(health, 2).running == {"e": Running(2 * S, None)}
     health.trimmed(3 * S)
     assert snapshot(health, 3).running == {}

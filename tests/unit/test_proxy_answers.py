@@ -98,6 +98,19 @@ def test_llama_server_tells_the_first_of_several_answers_alone() -> None:
     assert not read(*recorded("llama_server/answer_chat.json")).partial
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("/srv/models/a.gguf", "a.gguf"),
+        ("models/a.gguf", "a.gguf"),
+        ("maker/a-1b", "maker/a-1b"),
+        ("qwen3:8b", "qwen3:8b"),
+    ],
+)
+def test_a_model_is_named_without_its_folder(told: str, name: str) -> None:
+    assert read(json.dumps({"model": told}).encode(), "application/json").model == name
+
+
 def test_a_model_that_is_only_loaded_computes_nothing() -> None:
     assert read(*recorded("ollama/load.json")).idle
 

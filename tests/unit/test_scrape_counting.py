@@ -57,6 +57,34 @@ def test_a_counter_that_is_gone_for_a_while_counts_on_from_where_it_was() -> Non
     assert work(counting.take(3 * S, at(100, 51))) == [(2, 3, 0, 1)]
 
 
+def test_another_process_begins_at_0_however_high_its_counters_are() -> None:
+    counting = Counting()
+    counting.take(S, Reading({DECODE: 50.0}, started_s=1e9))
+    told = counting.take(2 * S, Reading({DECODE: 60.0}, started_s=1e9 + 30))
+    assert work(told) == [(1, 2, 0, 60)]
+    # A page that leaves it out says nothing of a restart.
+    assert work(counting.take(3 * S, Reading({DECODE: 61.0}))) == [(2, 3, 0, 1)]
+    told = counting.take(4 * S, Reading({DECODE: 62.0}, started_s=1e9 + 30))
+    assert work(told) == [(3, 4, 0, 1)]
+
+
+def test_processes_that_answer_in_turn_are_not_taken_for_restarts() -> None:
+    counting, refused = Counting(), 0
+    counting.take(0, at(1000, 1000))
+    for look in range(1, 41):
+        try:
+            counting.take(look * S, at(*((0, 10) if look % 2 else (1000, 1000))))
+        except ScrapeError as error:
+            refused += 1
+            assert "does another process answer each time?" in str(error)
+    assert refused > 15
+    # A few totals too many at first, not one every other second.
+    assert counting.told.decode_tokens <= 4 * 1000
+    # An hour later a restart is one again.
+    counting.take(3600 * S, at(1000, 1000))
+    assert work(counting.take(3601 * S, at(5, 5))) == [(3600, 3601, 5, 5)]
+
+
 def test_one_model_loaded_anew_leaves_the_others_alone() -> None:
     a, b = (Series(Kind.DECODE, epoch=name) for name in "ab")
     counting = Counting()

@@ -20,8 +20,10 @@ MOVED = {
     "tensorrt_llm": Tally(1024 - 256, 256, 276, 1),
     # One model went on, the other one was loaded anew and counts from 0.
     "triton": Tally(160 + 40, 0, 90 + 20, 2 + 1),
+    # Two requests of a real server: 516 tokens of which 512 were cached and 12 more, then 120 and 7.
+    "vllm": Tally(4 + 120, 512, 12 + 7, 2),
 }
-RUNNING = {"sglang": 3, "tgi": 2, "tensorrt_llm": 0, "triton": 1}
+RUNNING = {"sglang": 3, "tgi": 2, "tensorrt_llm": 0, "triton": 1, "vllm": 0}
 
 
 @pytest.mark.parametrize("engine", sorted(MOVED))
@@ -55,6 +57,7 @@ def test_a_model_is_named_where_there_is_one() -> None:
         "tgi": "",
         "tensorrt_llm": "tiny",
         "triton": "",
+        "vllm": "tiny",
     }
 
 

@@ -126,7 +126,7 @@ def test_dropped_events_are_counted_by_their_growth(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_refuses_a_batch_whole_and_it_may_come_again(tmp_path: Path) -> None:
-    world = a_world(tmp_path, capacity=10)
+    world = a_world(tmp_path, capacity=9)
     world.sources.take(batch_of(1), NOW_NS)
     with pytest.raises(BusyError):
         world.sources.take(batch_of(2), NOW_NS)

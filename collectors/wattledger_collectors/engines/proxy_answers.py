@@ -105,7 +105,7 @@ class Answer:
         for place in places:
             model, usage = place.get("model"), place.get("usage")
             if isinstance(model, str) and model:
-                self.model = model[:200]
+                self.model = _model_name(model)
             if isinstance(usage, dict):
                 self._usage.update(usage)
                 self._usage_ns = now_ns
@@ -218,6 +218,12 @@ class Reader:
                 self._answer.ended = True
             else:
                 self._answer.read(text, now_ns, streamed=True)
+
+
+def _model_name(told: str) -> str:
+    """llama-server names a model by its file, as it was given: the folder is this host's alone."""
+    is_file = told.startswith("/") or told.endswith(".gguf")
+    return (told.rpartition("/")[2] if is_file else told)[:200]
 
 
 def _inflater(coding: str) -> Callable[[bytes], bytes] | None:

@@ -21,6 +21,16 @@ CARRY_NS = 60 * NS_PER_S
 PIECE_NS = 60 * NS_PER_S
 MOST_PIECES = 64
 MOST_SERIES = 20_000
+MOST_FALLS = 4
+FALLS_NS = 60 * NS_PER_S
+"""So many restarts are none: several processes answer in turn, each with counters of its own."""
+
+MOST_AT_ONCE = 2**31 - 1
+"""What a batch can tell of in one step: a month of a busy engine."""
+
+
+class JumpError(ScrapeError):
+    """More tokens at once than any engine computes: dropped, and to be counted as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,8 @@ class Counting:
         self._looked_ns: int | None = None
         self._since_ns = 0
         self._waiting = False
+        self._started_s = 0.0
+        self._fell_ns: list[int] = []
         self.restarts = 0
 
     @property
@@ -106,9 +118,10 @@ class Counting:
     def take(self, t_ns: int, reading: Reading) -> Told:
         """A look at `t_ns`, later than the one before; the first tells nothing.
 
-        Raises ScrapeError where an engine's label sets grow without bound.
+        Raises ScrapeError where an engine's label sets grow without bound, and JumpError.
         """
         first = self._looked_ns is None
+        self._restart(t_ns, reading)
         self._advance(reading.counters, baseline=first)
         if reading.tier is not None:
             self._tier = reading.tier if self._tier is None else min(self._tier, reading.tier)
@@ -118,16 +131,33 @@ class Counting:
         self._looked_ns = t_ns
         total = self._told.highest(self._total())
         moved, self._told = total - self._told, total
+        most = max(moved.prefill_tokens, moved.cached_tokens, moved.decode_tokens)
+        if most > MOST_AT_ONCE:
+            self._ended, self._since_ns, self._waiting = total, t_ns, False
+            raise JumpError(f"a counter rose by {most} at once, which is not booked")
         return Told(self._work(t_ns, moved, reading.running), self._finished(t_ns))
 
     # -------------------------------------------------------------------- inside
 
+    def _restart(self, t_ns: int, reading: Reading) -> None:
+        """Have the counters of a process that restarted begin at 0, those yet to come as well."""
+        known, last_s = self._last, self._started_s
+        self._started_s = reading.started_s or last_s
+        fallen = {s.epoch for s, value in reading.counters.items() if value < known.get(s, 0.0)}
+        anew = last_s > 0.0 and abs(self._started_s - last_s) > 1.0
+        if not fallen and not anew:
+            return
+        self.restarts += 1
+        self._fell_ns = [at_ns for at_ns in self._fell_ns if t_ns - at_ns < FALLS_NS] + [t_ns]
+        if len(self._fell_ns) >= MOST_FALLS:
+            self._last, self._since_ns = dict(reading.counters), t_ns
+            raise ScrapeError(
+                f"its counters began anew {MOST_FALLS} times in a minute, and are not booked: "
+                "does another process answer each time?"
+            )
+        self._last = {s: v for s, v in known.items() if not anew and s.epoch not in fallen}
+
     def _advance(self, counters: Mapping[Series, float], *, baseline: bool) -> None:
-        fallen = {s.epoch for s, value in counters.items() if value < self._last.get(s, 0.0)}
-        if fallen:
-            # All that one process counts starts anew with it, what is not there yet as well.
-            self.restarts += 1
-            self._last = {s: v for s, v in self._last.items() if s.epoch not in fallen}
         if len(self._sums.keys() | counters.keys()) > MOST_SERIES:
             raise ScrapeError(f"its counters had more than {MOST_SERIES} label sets")
         for series, value in counters.items():
@@ -179,12 +209,14 @@ class Counting:
         if not since.finished_requests:
             return None
         self._ended = self._told
+        # Of an engine that tells of no end for weeks, as much as a batch can say.
+        cached = min(MOST_AT_ONCE, since.cached_tokens)
         return Finished(
             t_ns,
             since.finished_requests,
-            since.prefill_tokens + since.cached_tokens,
-            since.cached_tokens,
-            since.decode_tokens,
+            min(MOST_AT_ONCE, since.prefill_tokens + since.cached_tokens),
+            cached,
+            min(MOST_AT_ONCE, since.decode_tokens),
         )
 
 

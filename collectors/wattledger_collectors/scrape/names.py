@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from wattledger_collectors.scrape.protocol import Kind, Reading, ScrapeError, Series, model_of
 from wattledger_collectors.scrape.text import Sample, samples
 
+_STARTED = "process_start_time_seconds"
+"""What most client libraries tell of themselves; told, it shows any restart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -55,6 +58,7 @@ class NamesScraper:
         (body,) = bodies
         metrics = [metric for _, _, metric in self._wanted()]
         names = {metric.name for metric in metrics}
+        names.add(_STARTED)
         if self.running is not None:
             names.add(self.running.name)
         found = samples(body, names)
@@ -68,7 +72,13 @@ class NamesScraper:
             if len(fitting) == 1 and fitting[0][0] is not Kind.FINISHED:
                 tiers.add(fitting[0][1])
         models = (sample.labels.get(self.model_label, "") for sample in found)
-        return Reading(counters, min(tiers, default=None), self._running(found), model_of(models))
+        return Reading(
+            counters,
+            min(tiers, default=None),
+            self._running(found),
+            model_of(models),
+            max((sample.value for sample in found if sample.name == _STARTED), default=0.0),
+        )
 
     def _wanted(self) -> Iterator[tuple[Kind, int, Metric]]:
         for tier, source in enumerate(self.sources):

@@ -51,13 +51,14 @@ class Reading:
 
     `tier` is the best one that the pages have counters of, None for none yet. `running` is how
     many requests the engine works on, None where it does not say; `model` what it serves, ""
-    where that is not told or not one.
+    where that is not told or not one; `started_s` when its process began, UTC, 0 where untold.
     """
 
     counters: Mapping[Series, float]
     tier: int | None = 0
     running: int | None = None
     model: str = ""
+    started_s: float = 0.0
 
 
 class Scraper(Protocol):
@@ -80,10 +81,13 @@ class Scraper(Protocol):
         """File names of commands that start the engine's processes beside each other."""
 
     def pages(self, url: str) -> tuple[str, ...]:
-        """The URLs to ask at each scrape, in order, for the one in the config."""
+        """The URLs to ask now, in order, for the one in the config; asked before each scrape."""
 
     def read(self, bodies: tuple[bytes, ...]) -> Reading:
-        """The bodies of those pages as counters; raises ScrapeError."""
+        """The bodies of those pages as counters; raises ScrapeError.
+
+        The first page was there; any other one that could not be had is empty.
+        """
 
 
 def find_scrapers() -> Mapping[str, Callable[[], Scraper]]:

@@ -50,6 +50,7 @@ class RequestLine:
             "method": energy.method,
             "quality": energy.quality.value,
             "host": energy.host,
+            "provisional": False,
         }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import hypot, inf, sqrt
 
 from wattledger_daemon.heart.calibration.algebra import inflation, least_squares, solve
 from wattledger_daemon.heart.calibration.gram import (
@@ -84,10 +84,19 @@ def estimate(groups: Sequence[Gram], idle: Idle | None) -> Estimate:
         richer = _fitted(whole, groups, with_context, idle)
         if richer.values[CONTEXT] > richer.halves[CONTEXT]:
             found = richer
+        else:
+            found = _widened(found, richer)
     reason = refused or _too_rough(found)
     # One phase alone is known well; two that keep one ratio are not known at all.
     told = () if refused == _ONE_RATIO else found.columns
     return replace(found, identified=not reason, reason=reason or note, told=told)
+
+
+def _widened(found: Estimate, richer: Estimate) -> Estimate:
+    """With intervals that hold what a context cost too small to tell would make of the others."""
+    pairs = zip(found.halves, found.values, richer.values, strict=True)
+    halves = tuple([hypot(half, other - value) for half, value, other in pairs])
+    return replace(found, halves=halves)
 
 
 def _choose(whole: Gram, *, known_idle: bool) -> tuple[tuple[int, ...], str, str]:

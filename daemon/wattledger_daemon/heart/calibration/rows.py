@@ -8,12 +8,11 @@ bent to explain what is not the engine's. Source: accounting.md section 3.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from wattledger.fits import FitKey
+from wattledger.fits import FitKey, in_words
 from wattledger.records import NS_PER_S, UJ_PER_J, Device, DeviceKind, Engine, Quality
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, stretches_by_use
 from wattledger_daemon.heart.attribution.shares import shares_of
@@ -93,7 +92,7 @@ def lesson_of(
     if not parts or (did.steps and min(energies_j) <= 0.0):
         return None
     known = [part.static_w for part in parts if part.static_w is not None]
-    key = FitKey(engine.kind, engine.model, _in_words([part.device for part in parts]))
+    key = FitKey(engine.kind, engine.model, in_words([part.device for part in parts]))
     static_w = sum(known) if len(known) == len(parts) else None
     still_s = (still[1] - still[0]) / NS_PER_S if still else 0.0
     still_w = sum(part.still_j for part in parts) / still_s if still else 0.0
@@ -186,11 +185,3 @@ def _metered_uj(
     at_uj[low_ns] = 0
     moved_uj = [at_uj[end_ns + lag] - at_uj[start_ns + lag] for lag in LAGS_NS]
     return [*moved_uj, at_uj[still_ns[1]] - at_uj[still_ns[0]]]
-
-
-def _in_words(devices: Sequence[Device]) -> str:
-    """Models and how many of each, e.g. `2 x NVIDIA H200`."""
-    counted = Counter(device.model or device.kind.value for device in devices)
-    return " + ".join(
-        name if count == 1 else f"{count} x {name}" for name, count in sorted(counted.items())
-    )
