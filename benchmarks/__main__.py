@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME...]`; without a name hook, cli, daemon and peers.
 
-`truth`, `split`, `export`, `tokens`, `soak` and `peers-apart` run only by name. Exit 1: a bar is missed.
+`truth`, `split`, `export`, `tokens`, `soak` and `peers-apart` run only by name. Exit 1: a bar is
+missed.
 """
 
 from __future__ import annotations

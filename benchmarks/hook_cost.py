@@ -1,4 +1,4 @@
-"""What the llama.cpp hook adds per token: a bare generator against a hooked one, in turns."""
+"""What the hooks add: a bare engine against a hooked one, in turns. llama.cpp here, and vLLM's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from benchmarks import vllm_hook_cost
 from benchmarks.table import Figure
 from wattledger_collectors.engines.events import EventBuffer
 from wattledger_collectors.engines.llama_cpp import Hook
@@ -69,4 +70,5 @@ def measure() -> list[Figure]:
     return [
         Figure("hook, llama-cpp-python: CPU per token", statistics.median(added), "us", 0.3),
         Figure("the same loop without the hook", statistics.median(bare), "us"),
+        *vllm_hook_cost.measure(),
     ]

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.table import Figure
 from fakes.sim_cases import CASES, Result, results
 
-SEEDS = 16
+SEEDS = 12
 SECONDS = 600.0
 
 

@@ -86,8 +86,10 @@ class Reporting:
         buffer: EventBuffer,
         environ: Mapping[str, str],
         facts: EngineFacts | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         require_grpc()
+        self._tell = tell or warn
         self._facts = facts
         self._kind = kind
         self._buffer = buffer
@@ -104,12 +106,13 @@ class Reporting:
             return
         try:
             identity = Identity.of_this_process(self._kind, self._environ, self._facts)
-            ours = Reporter(self._buffer, identity, self._socket, gate=self._gate)
+            gate, tell = self._gate, self._tell
+            ours = Reporter(self._buffer, identity, self._socket, gate=gate, tell=tell)
             if self._reporters.setdefault(pid, ours) is ours:
                 ours.start()
         except (OSError, RuntimeError) as error:
             self._reporters[pid] = None
-            warn(f"tokens are not metered: {error}")
+            self._tell(f"tokens are not metered: {error}")
             self._buffer.close()
 
     def _socket(self) -> str:

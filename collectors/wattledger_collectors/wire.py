@@ -110,7 +110,8 @@ class Press:
         self._identity = identity
         self._model = ""
         self._told = Counts()
-        self._pids = [identity.pid]
+        # Who looks its engine's processes up is not one of them until found (the proxy never is).
+        self._pids = [] if identity.facts.pids else [identity.pid]
         self._tenants: dict[str, str] = {}
 
     def look_up_pids(self) -> None:

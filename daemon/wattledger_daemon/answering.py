@@ -11,10 +11,12 @@ from wattledger.records import NS_PER_S, Activity, FinishedRequest, Page, Postin
 from wattledger.store.named import NamedRequest, RequestKey, RequestLookup, the_meant
 from wattledger_daemon.grams import Grams
 from wattledger_daemon.heart.accountant import Accountant
-from wattledger_daemon.questions import Answer, Question, Questions
+from wattledger_daemon.questions import PACE_NS, Answer, Question, Questions
 
 _SETTLED_NS = 600 * NS_PER_S
 """After it nothing can restate a window: the accountant's horizon."""
+
+_NEXT_NS = 3 * PACE_NS // 4
 
 
 Key = tuple[str, str]
@@ -158,7 +160,12 @@ class Answering:
         ready: list[Question] = []
         ended = _Index(self._ended() if questions else ())
         for question in questions:
-            done = question.until_ns <= now_ns or ended.meant(question) or self._is_booked(question)
+            # Later than the next turn would be too late.
+            done = (
+                question.until_ns - now_ns <= _NEXT_NS
+                or ended.meant(question)
+                or self._is_booked(question)
+            )
             (ready if done else waiting).append(question)
         return waiting, ready
 
@@ -210,7 +217,14 @@ class Answering:
         question.settle(_latest_first(question, answers))
 
     def _told(self, item: NamedRequest, utc_ns: int, *, open_: bool) -> Answer:
-        """An answer; what has no end is open until nothing of it can be restated any more."""
+        """An answer; what has no end is open until nothing of it can be restated any more.
+
+        An end that the meters have not reached is none yet: its energy would be too little.
+        """
+        until_ns = self._accountant.metered_until_ns
+        if open_ and item.finished_ns is not None and until_ns is not None:
+            ended_ns = item.finished_ns - self._accountant.clock.epoch_ns
+            item = replace(item, finished_ns=None) if ended_ns > until_ns else item
         runs = item.finished_ns is None and utc_ns - item.last_ns < _SETTLED_NS
         grams = self._grams.of(item.energy_uj, item.finished_ns or utc_ns)
         return Answer(item, open_ or runs, grams)

@@ -150,11 +150,10 @@ class Daemon:
             # No longer than a stop may take: what is not written now is written next turn.
             ledger.wait_at_most(_BUSY_S)
             server.start(*self._services(pipeline, ledger_file))
-            stack.callback(self._bank.stop)
+            stack.callback(self._stop_looking, scraping)
             self._bank.start()
             exports.start()
             if scraping is not None:
-                stack.callback(scraping.stop)
                 scraping.start()
             _settle_memory()
             self._signals.ready()
@@ -162,9 +161,7 @@ class Daemon:
             _LOG.info(event("ready", ledger=ledger_file, pid=os.getpid()))
             self._live(pipeline, server)
             notify(self._environ, "STOPPING=1")
-            self._bank.stop()
-            if scraping is not None:
-                scraping.stop()
+            self._stop_looking(scraping)
             server.stop()
             pipeline.finish()
         _LOG.info(event("stopped"))
@@ -172,6 +169,12 @@ class Daemon:
     def _identity(self) -> Identity:
         started_ns = self._time.monotonic_ns()
         return Identity(self._host, wattledger.__version__, uuid.uuid4().hex, started_ns)
+
+    def _stop_looking(self, scraping: Scraping | None) -> None:
+        """Have what is read by ourselves handed over a last time."""
+        self._bank.stop()
+        if scraping is not None:
+            scraping.stop()
 
     def _scraping(self) -> Scraping | None:
         """What `[scrape]` asks for; its code is loaded for nobody else."""

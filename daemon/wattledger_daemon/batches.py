@@ -70,8 +70,7 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Event
     entries += sum(len(step.requests) for step in batch.steps)
     _require(entries <= MAX_ENTRIES, "steps", f"hold {entries} entries, at most {MAX_ENTRIES}")
     ids = batch.request_ids
-    for request_id in ids:
-        _check_text("request_ids", request_id, empty=True)
+    _check_texts("request_ids", ids)
     _require(len(set(ids)) == len(ids), "request_ids", "name a request twice")
     tenants = batch.request_tenants
     _require(
@@ -79,8 +78,7 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Event
         "request_tenants",
         f"has {len(tenants)} entries for {len(ids)} requests",
     )
-    for tenant in tenants:
-        _check_text("request_tenants", tenant, empty=True)
+    _check_texts("request_tenants", tenants)
     span = max(0, now_ns - MAX_AGE_NS), now_ns + MAX_CLOCK_SKEW_NS
     steps = _steps_of(batch)
     for at in range(len(steps)):
@@ -216,6 +214,11 @@ def _check_time(field: str, t_ns: int, span: tuple[int, int]) -> None:
         field,
         f"is {t_ns}, outside {earliest_ns} to {latest_ns} of CLOCK_MONOTONIC",
     )
+
+
+def _check_texts(field: str, values: Iterable[str]) -> None:
+    longest = max(map(len, values), default=0)
+    _require(longest <= MAX_TEXT, field, f"hold one longer than {MAX_TEXT} characters")
 
 
 def _check_text(field: str, value: str, *, empty: bool = False) -> None:

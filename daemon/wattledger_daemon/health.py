@@ -179,11 +179,8 @@ class Health:
         if known is not None and known.end_ns > end_ns:
             return
         last = steps.requests[steps.ends_ns.index(end_ns)]
-        named = {steps.names[index] for index in last}
-        ended = {finish.request for finish in events.finishes}
         # Nobody in particular may be any number of requests.
-        known_by_name = bool(named) and "" not in named
-        count = len(named - ended) if known_by_name else None
+        count = None if not last or "" in steps.names else len(last) - _ended(events, last)
         self._running[steps.engine] = Running(end_ns, count)
 
     def journalled(self, t_ns: int, size_bytes: int) -> None:
@@ -243,3 +240,10 @@ class Health:
             dict(self._running),
             replace(self._work, journal_bytes=self._journal_bytes),
         )
+
+
+def _ended(events: Events, last: Sequence[int]) -> int:
+    """How many of a step's requests, by index of name, have finished."""
+    names = events.steps.names
+    ended = {finish.request for finish in events.finishes}
+    return sum(name in names and names.index(name) in last for name in ended)

@@ -18,8 +18,8 @@ from wattledger.store.named import NamedRequest
 from wattledger_collectors.engines.request_names import Names, names_of
 
 MOST_WAITING = 32
-_PACE_NS = NS_PER_S // 5
-_LEAST_PACE_NS = 5 * NS_PER_S
+PACE_NS = NS_PER_S // 5
+_LONGEST_REST_NS = 5 * NS_PER_S
 _SHARE = 20
 
 
@@ -110,5 +110,5 @@ class Questions:
 
     def answered(self, spent_ns: int) -> None:
         """Rest for as long as that work bids: it shall take a twentieth of the time at most."""
-        rest_ns = min(max(_PACE_NS, _SHARE * spent_ns), _LEAST_PACE_NS)
+        rest_ns = min(max(PACE_NS, _SHARE * spent_ns), _LONGEST_REST_NS)
         self._next_ns = self._clock() + rest_ns

@@ -17,7 +17,13 @@ from wattledger.records import NS_PER_S
 from wattledger_collectors.scrape.counting import Counting, JumpError, Told
 from wattledger_collectors.scrape.fetch import fetch
 from wattledger_collectors.scrape.processes import Processes, processes_behind
-from wattledger_collectors.scrape.protocol import Reading, ScrapeError, Scraper, find_scrapers
+from wattledger_collectors.scrape.protocol import (
+    NoAnswerError,
+    Reading,
+    ScrapeError,
+    Scraper,
+    find_scrapers,
+)
 from wattledger_collectors.scrape.text import require_parser
 from wattledger_daemon.batches import BadBatchError, check_batch
 from wattledger_daemon.export.headers import read_headers
@@ -86,7 +92,8 @@ class EngineScrape:
         self._processes = Processes()
         self._looked_ns: int | None = None
         self._model = ""
-        self._failing = self._told_nobody = ""
+        self._failing = False
+        self._told_nobody = ""
         self._failed_ns = 0
         self._told: set[str] = set()
 
@@ -104,7 +111,7 @@ class EngineScrape:
         except ScrapeError as error:
             if isinstance(error, JumpError):
                 self._press.dropped_events += 1
-            self._failed(str(error), before_ns)
+            self._failed(error, before_ns)
             return
         self._works(t_ns)
         self._model = self._target.model or reading.model or self._model
@@ -191,12 +198,12 @@ class EngineScrape:
 
     # ------------------------------------------------------------------- its faults
 
-    def _failed(self, reason: str, now_ns: int) -> None:
+    def _failed(self, error: ScrapeError, now_ns: int) -> None:
         if not self._failing:
-            self._failed_ns = now_ns
-            fields = {"url": self._target.url, "reason": reason, "mend": self._scraper.mend}
+            self._failing, self._failed_ns = True, now_ns
+            mend = _mend(error, self._scraper)
+            fields = {"url": self._target.url, "reason": error, "mend": mend}
             _LOG.warning(event("scrape_failing", engine=self.name, **fields))
-        self._failing = reason
         # It may come back as another process.
         self._looked_ns = None
 
@@ -204,7 +211,7 @@ class EngineScrape:
         if self._failing:
             after_s = f"{(now_ns - self._failed_ns) / NS_PER_S:.0f}"
             _LOG.warning(event("scrape_works_again", engine=self.name, after_s=after_s))
-            self._failing = ""
+            self._failing = False
 
     def _tell(self, what: str, level: int = logging.WARNING, **fields: object) -> None:
         if what not in self._told:
@@ -280,13 +287,19 @@ def _finding(target: ScrapeTarget, scraper: Scraper, headers: Mapping[str, str])
         pages = scraper.pages(target.url)
         reading = scraper.read(tuple(fetch(page, headers, _TIMEOUT_S) for page in pages))
     except ScrapeError as error:
-        return f"{where}, which fails now: {error} ({scraper.mend})"
+        return f"{where}, which fails now: {error} ({_mend(error, scraper)})"
     processes = processes_behind(target.url, scraper.launchers)
     whose = f"{len(processes.pids)} processes"
     if not processes.pids:
         whose = f"no process, and so no energy: {processes.why} ({processes.mend})"
     counters = "" if reading.tier is not None else f"; no token counter yet ({scraper.mend})"
     return f"{where}: {scraper.kind}, coarse, {whose}{counters}"
+
+
+def _mend(error: ScrapeError, scraper: Scraper) -> str:
+    if isinstance(error, NoAnswerError):
+        return "see that it runs there, or mend url"
+    return scraper.mend
 
 
 def _scrapers(targets: Mapping[str, ScrapeTarget]) -> list[Scraper]:

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from wattledger.records import NS_PER_S, Evidence, Process
+from wattledger.records import NS_PER_S, Engine, Evidence, Process
 from wattledger_collectors.sensors.procfs import process_ticks
 from wattledger_daemon.batches import MAX_AGE_NS, MAX_TEXT, Events, engine_of, events_of
 from wattledger_daemon.health import EngineHealth
@@ -222,8 +222,23 @@ class Sources:
             pid: Process(pid, self._start_of(pid), workload, job) for pid in engine.pids
         }
         source.registration = registration
+        engine = self._united(engine, source, now_ns)
         self._track(engine.pids)
         return (*source.processes.values(), engine)
+
+    def _united(self, engine: Engine, source: _Source, now_ns: int) -> Engine:
+        """Several processes may report for one engine (vLLM's API servers), each as it sees it.
+
+        Its processes are all that any of them names, as long as they run and it reports.
+        """
+        told: dict[int, int] = {}
+        for other in self._sources.values():
+            name = other.health.engine if other.health else None
+            if other is not source and name == engine.engine and now_ns - other.last_ns < _IDLE_NS:
+                told |= {process.pid: process.start for process in other.processes.values()}
+        more = {pid: start for pid, start in told.items() if start and pid not in engine.pids}
+        alive = [pid for pid, start in more.items() if start == self._start_of(pid)]
+        return replace(engine, pids=(*engine.pids, *sorted(alive))) if alive else engine
 
     def _start_of(self, pid: int) -> int:
         """The start time that tells a process from a later one of its pid; 0 for one gone."""

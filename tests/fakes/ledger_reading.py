@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from wattledger.records import FinishedRequest
+from wattledger.records import Amounts, FinishedRequest
 from wattledger.store import open_ledger
 from wattledger.store.sqlite import SqliteLedger
 
@@ -29,16 +29,26 @@ def finishes(ledger: Path) -> list[FinishedRequest]:
 
 def posted_tokens(ledger: Path) -> Booked:
     """Sums over every posting."""
-    store = open_ledger(f"sqlite:{ledger}")
-    try:
-        amounts = [piece.amounts for piece in store.slices([0, FOREVER_NS]).slices]
-    finally:
-        store.close()
+    amounts = posted(ledger)
     return Booked(
         prefill_tokens=sum(a.prefill_tokens for a in amounts),
         cached_tokens=sum(a.cached_tokens for a in amounts),
         decode_tokens=sum(a.decode_tokens for a in amounts),
     )
+
+
+def posted_requests(ledger: Path) -> int:
+    """Requests that ended, those of nobody in particular too."""
+    return sum(amounts.requests for amounts in posted(ledger))
+
+
+def posted(ledger: Path) -> list[Amounts]:
+    """What each account was given."""
+    store = open_ledger(f"sqlite:{ledger}")
+    try:
+        return [piece.amounts for piece in store.slices([0, FOREVER_NS]).slices]
+    finally:
+        store.close()
 
 
 def assert_balanced(ledger: Path, dropped_events: int = 0) -> None:

@@ -33,6 +33,7 @@ class FakeNode(NodeServicer):
     path: Path = Path()
     answer: RequestAnswer = field(default_factory=RequestAnswer)
     asked: list[RequestQuestion] = field(default_factory=list)
+    silent_s: float = 0.0
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
@@ -41,6 +42,7 @@ class FakeNode(NodeServicer):
         self, request: RequestQuestion, context: grpc.ServicerContext
     ) -> RequestAnswer:
         self.asked.append(request)
+        threading.Event().wait(self.silent_s)
         return self.answer
 
     def Record(  # noqa: N802 - the wire's name

@@ -21,14 +21,16 @@ from typing import Any
 import pytest
 
 from fakes.daemon_process import DaemonProcess
-from fakes.ledger_reading import Booked, assert_balanced, finishes, posted_tokens
+from fakes.ledger_reading import FOREVER_NS, Booked, assert_balanced, finishes, posted_tokens
 from fakes.llama_server import NO_END, ROOT, make_model
 from fakes.proxy_process import ProxyProcess
+from wattledger.store.sqlite import SqliteLedger
 
 pytestmark = pytest.mark.engine
 
 PATIENCE_S = 60.0
 CHAT = "/v1/chat/completions"
+LONG = 700
 
 
 class Server:
@@ -149,6 +151,15 @@ def wait_until_booked(daemon: DaemonProcess, requests: int) -> None:
     assert daemon.exit_status() == 0
 
 
+def assert_long_requests_have_energy(ledger: Path) -> None:
+    """The server's, found by its port; told as coarsely split. Estimated, where nothing meters."""
+    with SqliteLedger(ledger, writable=False, create=False) as store:
+        found = store.requests(0, FOREVER_NS)
+    spent = [energy for energy in found if energy.finish.decode_tokens >= LONG]
+    assert sum(bool(energy.decode_uj) for energy in spent) >= 3
+    assert {energy.method.partition("-")[0] for energy in found} == {"coarse"}
+
+
 def test_booked_tokens_are_those_of_the_answers_and_of_the_server(folder: Path) -> None:
     with ExitStack() as stack:
         server = Server(folder)
@@ -171,10 +182,15 @@ def test_booked_tokens_are_those_of_the_answers_and_of_the_server(folder: Path) 
         assert server.counters() == booked_by_clients
         # Two answers to one prompt: `timings` of both repeat the prompt, the server counts it once.
         clients.chat(102, stream=True, n=2)
+        # Long enough for the daemon to see whose CPU time it is, twice in 2 s.
+        until, enough = time.monotonic() + 8.0, clients.requests + 6
+        while time.monotonic() < until or clients.requests < enough:
+            clients.chat(200 + clients.requests, stream=True, max_tokens=LONG)
         wanted = server.counters()
         assert proxy.stop() == 0
-        assert proxy.lines[-1] == "wattledger: 51 requests counted, 0 not or not wholly"
-        wait_until_booked(daemon, 51)
+        counted = f"wattledger: {clients.requests} requests counted, 0 not or not wholly"
+        assert proxy.lines[-1] == counted
+        wait_until_booked(daemon, clients.requests)
         assert posted_tokens(daemon.ledger) == wanted
         done = finishes(daemon.ledger)
         assert {f"req-{number}" for number in range(24)} <= {finish.request for finish in done}
@@ -182,6 +198,7 @@ def test_booked_tokens_are_those_of_the_answers_and_of_the_server(folder: Path) 
         assert {finish.model for finish in done} == {"tiny.gguf"}
         assert {finish.job for finish in done} == {"night"}
         assert sum(finish.cached_tokens for finish in done) == wanted.cached_tokens
+        assert_long_requests_have_energy(daemon.ledger)
         assert_balanced(daemon.ledger)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,79 +16,88 @@ from fakes.vllm_traffic import Clients, Stream
 pytestmark = pytest.mark.engine
 
 
-def title(pid: int) -> str:
-    """What a process calls itself."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+@pytest.fixture(scope="module")
+def two_api_servers() -> Iterator[VllmSite]:
+    """Up, and no daemon is there."""
+    with vllm_site() as site, site.serving("--api-server-count", "2"):
+        yield site
 
 
 def titles(pids: list[int]) -> list[str]:
-    """Those that vLLM gave."""
-    return sorted(name for name in map(title, pids) if name.startswith("VLLM::"))
+    """What those processes call themselves that vLLM gave a name."""
+    words = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode() for pid in pids]
+    return sorted(word for word in words if word.startswith("VLLM::"))
 
 
 def ask_in_every_way(site: VllmSite) -> None:
+    """Each request is booked, once."""
+    before = len(finishes(site.ledger))
     clients = Clients(site.server)
     clients.ask(48)
     site.wait_until_booked()
     done = finishes(site.ledger)
-    assert len(done) == sum(a.finishes for a in clients.answers.values()) + len(clients.hung_up)
+    asked = sum(answer.finishes for answer in clients.answers.values()) + len(clients.hung_up)
+    assert len(done) - before == asked
     assert len({finish.request for finish in done}) == len(done)
 
 
-def test_two_api_servers_tell_of_one_engine() -> None:
-    with metered("--api-server-count", "2") as (site, daemon):
-        ask_in_every_way(site)
-        (engine,) = site.status().engines
-        assert titles(list(engine.pids)) == [
-            "VLLM::ApiServer_0",
-            "VLLM::ApiServer_1",
-            "VLLM::EngineCore",
-            "VLLM::Worker",
-        ]
-        assert site.server.process.pid in engine.pids
-        assert site.server.warnings == []
-        site.close_books(daemon)
-
-
-def test_two_engines_have_processes_of_their_own() -> None:
-    with metered("--data-parallel-size", "2") as (site, daemon):
-        ask_in_every_way(site)
-        engines = sorted(site.status().engines, key=lambda engine: engine.engine)
-        root = site.server.process.pid
-        assert [engine.engine for engine in engines] == [f"vllm-{root}.0", f"vllm-{root}.1"]
-        assert all(engine.decode_tokens > 0 for engine in engines)
-        first, second = (set(engine.pids) for engine in engines)
-        assert not first & second
-        assert "VLLM::EngineCore_DP0" in titles(list(first))
-        assert "VLLM::EngineCore_DP1" in titles(list(second))
-        assert site.server.warnings == []
-        site.close_books(daemon)
-
-
-def test_daemons_that_come_late_die_and_hang_harm_nobody() -> None:
+def test_daemons_that_come_late_die_and_hang_harm_nobody(two_api_servers: VllmSite) -> None:
+    site = two_api_servers
+    stream = Stream(site.server)
     with ExitStack() as stack:
-        site = stack.enter_context(vllm_site())
-        server = stack.enter_context(site.serving())
-        stream = Stream(server)
         with stream.flowing():
-            assert stream.answered_in(3) > 0  # nobody listens yet
+            assert stream.answered_in(2) > 0  # nobody listens yet
             first = stack.enter_context(site.daemon())
             first.wait_for("event=ready")
-            heard = stream.answered_in(4)
+            heard = stream.answered_in(3)
             first.signal(signal.SIGKILL)
             first.exit_status()
-            alone = stream.answered_in(4)
+            alone = stream.answered_in(3)
             second = stack.enter_context(site.daemon())
             second.wait_for("event=ready")
             second.signal(signal.SIGSTOP)
-            deaf = stream.answered_in(6)
+            deaf = stream.answered_in(5)
             second.signal(signal.SIGCONT)
         assert stream.failures == []
         # No timing: a server that waited for its meter would serve next to nothing.
         assert min(alone, deaf) > heard / 3
         site.wait_until_booked()
         assert len(finishes(site.ledger)) == stream.answered
-        outages = [line for line in server.warnings if "the daemon is back" not in line]
-        assert 1 <= len(outages) <= 3
+        outages = [line for line in site.server.warnings if "the daemon is back" not in line]
         assert all("tokens are kept" in line for line in outages)
+        # Two API servers, three outages.
+        assert 2 <= len(outages) <= 6
         site.close_books(second)
+
+
+def test_two_api_servers_tell_of_one_engine(two_api_servers: VllmSite) -> None:
+    site = two_api_servers
+    with site.daemon() as daemon:
+        daemon.wait_for("event=ready")
+        ask_in_every_way(site)
+        (engine,) = site.status().engines
+        assert engine.engine == f"vllm-{site.server.process.pid}"
+        assert site.server.process.pid in engine.pids
+        named = titles(list(engine.pids))
+        assert named == [
+            "VLLM::APIServer_0",
+            "VLLM::APIServer_1",
+            "VLLM::EngineCore",
+            "VLLM::Worker",
+        ]
+        site.close_books(daemon)
+
+
+def test_two_engines_have_processes_of_their_own() -> None:
+    with metered("--data-parallel-size", "2") as (site, daemon):
+        ask_in_every_way(site)
+        first, second = site.status().engines
+        root = site.server.process.pid
+        assert [first.engine, second.engine] == [f"vllm-{root}.0", f"vllm-{root}.1"]
+        assert first.decode_tokens > 0
+        assert second.decode_tokens > 0
+        assert not set(first.pids) & set(second.pids)
+        assert "VLLM::EngineCore_DP0" in titles(list(first.pids))
+        assert "VLLM::EngineCore_DP1" in titles(list(second.pids))
+        assert site.server.warnings == []
+        site.close_books(daemon)

@@ -160,6 +160,16 @@ def test_an_end_that_the_meters_have_not_reached_is_waited_for_too(asked: Asked)
     assert found.request.energy_uj == 140_000_000
 
 
+def test_an_end_that_is_not_metered_is_none_yet(asked: Asked) -> None:
+    """Its energy would look like all there is, and be too little."""
+    asked.world.run(1002)
+    asked.tell(1001, 1002.4, "r")
+    asked.time.now_ns += S // 2
+    (found,) = asked.ask("r")
+    assert (found.request.finished_ns, found.provisional) == (None, True)
+    assert found.request.energy_uj == 100_000_000
+
+
 def test_a_wait_ends_with_what_is_known(asked: Asked) -> None:
     asked.world.run(1002)
     asked.tell(1001, 1002, "r", finish=False)

@@ -15,7 +15,7 @@ import pytest
 
 from fakes.collector_server import FakeCollector
 from wattledger.errors import InputError
-from wattledger_collectors.engines.attach import PACKAGES, attach_environment, import_path
+from wattledger_collectors.engines.attach import PACKAGES, SHOWN, attach_environment, import_path
 from wattledger_collectors.socket_path import default_socket_path
 
 BASE = {"PATH": "/bin", "HOME": "/home/me", "PYTHONPATH": "/theirs:"}
@@ -74,9 +74,7 @@ def installed(tmp_path: Path) -> dict[str, Path]:
 def test_of_an_installation_only_our_packages_are_seen(tmp_path: Path) -> None:
     packages = installed(tmp_path)
     (entry,) = import_path(packages, tmp_path / "cache")
-    assert sorted(path.name for path in Path(entry).iterdir()) == sorted(
-        [*PACKAGES, "sitecustomize.py"]
-    )
+    assert sorted(path.name for path in Path(entry).iterdir()) == sorted([*PACKAGES, *SHOWN])
     assert stat.S_IMODE(Path(entry).stat().st_mode) == 0o700
     assert (Path(entry) / "sitecustomize.py").exists()
     assert import_path(packages, tmp_path / "cache") == [entry]

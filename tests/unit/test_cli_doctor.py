@@ -85,6 +85,19 @@ def test_what_the_daemon_says_of_itself_is_judged(cli: Cli) -> None:
     assert found["daemon sensor", "cpu_use"]["figures"]["skipped"] == 30
 
 
+def test_a_scraped_engine_is_marked_and_one_without_a_process_is_told(cli: Cli) -> None:
+    engines = [
+        EngineStatus(engine="sgl", kind="sglang", model="m", coarse=True, pids=[4]),
+        EngineStatus(engine="far", kind="tgi", model="m", coarse=True),
+    ]
+    document = json.loads(doctor(cli, Status(engines=engines)))
+    found = {one["name"]: one for one in document["findings"] if one["part"] == "engine"}
+    assert found["sgl"]["state"] == "ready"
+    assert found["sgl"]["detail"].endswith(", coarse")
+    assert found["far"]["state"] == "notice"
+    assert found["far"]["detail"].endswith("no process of it is known: its tokens get no energy")
+
+
 def test_rows_of_csv_are_plain_and_the_table_fits(cli: Cli) -> None:
     rows = list(csv.DictReader(io.StringIO(doctor(cli, STATUS, "csv"))))
     assert set(rows[0]) == {"part", "name", "state", "detail", "mend"}

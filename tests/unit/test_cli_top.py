@@ -106,6 +106,12 @@ def test_every_figure_stands_in_its_row_and_the_unknown_is_a_dash() -> None:
     assert row(lines, "(idle)")[:4] == ["(idle)", "-", "25.0", "6.2"]
 
 
+def test_an_engine_that_is_scraped_is_marked() -> None:
+    status = Status(engines=[EngineStatus(engine="sgl", kind="sglang", coarse=True)])
+    assert row(text(status=status), "sgl")[:2] == ["sgl", "(coarse)"]
+    assert picture(status).engines[0].coarse
+
+
 def test_a_device_of_unknown_power_makes_the_total_unknown() -> None:
     status = Status(devices=[STATUS.devices[0], DeviceStatus(device="gpu1", kind="gpu")])
     assert text(status=status)[0].endswith("GPU - (1 of 2 unknown)")

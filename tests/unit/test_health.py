@@ -216,8 +216,11 @@ def test_running_requests_are_those_of_the_latest_step_that_did_not_finish() -> 
     assert snapshot(health, 1).running == {"e": Running(S, 1)}
     health.reported(Events(columns_of(Step("e", 2, S, 2 * S, ())), ()))
     assert snapshot(health, 2).running == {"e": Running(2 * S, None)}
-    health.trimmed(3 * S)
-    assert snapshot(health, 3).running == {}
+    nobody = (RequestTokens("", 40, 10, 0),)
+    health.reported(Events(columns_of(Step("e", 3, 2 * S, 3 * S, nobody)), ()))
+    assert snapshot(health, 3).running == {"e": Running(3 * S, None)}
+    health.trimmed(4 * S)
+    assert snapshot(health, 4).running == {}
 
 
 def test_the_work_counts_each_window_once_and_the_journal_as_it_is_trimmed() -> None:

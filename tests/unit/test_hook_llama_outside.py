@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Generator
 
 import pytest
 
 from fakes.llama import FakeLlama, complete
 from fakes.llama_hook import World, parts
+from wattledger_collectors.engines import llama_cpp_outside
 from wattledger_collectors.engines.events import Counts
 
 
@@ -194,3 +196,68 @@ def test_what_a_consumer_throws_into_a_completion_comes_back_and_aborts() -> Non
     with pytest.raises(KeyError):
         stream.throw(KeyError("x"))
     assert world.told().finishes[0][-1] is True
+
+
+class BrokenError(Exception):
+    """What nobody expects."""
+
+
+def _broken(*_: object) -> None:
+    raise BrokenError
+
+
+@pytest.mark.parametrize("part", ["add", "append", "begin", "model_of", "name_request"])
+def test_a_hook_that_throws_inside_changes_nothing_for_the_engine(part: str) -> None:
+    def run(llama: FakeLlama) -> list[object]:
+        done: list[object] = [complete(llama, range(10, 40), 70)]
+        llama.eval([1, 2, 3])
+        llama.reset()
+        llama.load_state([*range(10)])
+        done += [*llama._create_completion(range(12), 5), llama.embed("hello"), llama.input_ids]
+        stream = llama.generate(range(30))
+        done += itertools.islice(stream, 3)
+        stream.close()
+        return done
+
+    world = World()
+    setattr(world.hook, part, _broken)
+    assert run(world.llama) == run(FakeLlama())
+    assert not {"eval", "decode"} & {*vars(world.llama), *vars(world.llama._ctx)}
+    world.hook.end_all()
+    world.hook.forget_all()
+
+
+def test_an_engine_of_another_version_runs_on() -> None:
+    """No context to watch, no batch size, and no state that we know of."""
+
+    class Bare:
+        model_path = "/models/tiny.gguf"
+
+        def eval(self, tokens: list[int]) -> None:
+            self.seen = tokens
+
+        def generate(self, tokens: list[int]) -> Generator[int, None, None]:
+            self.eval(tokens)
+            for token in range(5):
+                yield token
+                self.eval([token])
+
+        def token_eos(self) -> int:
+            return -1
+
+    world = World()
+    world.hook.attach(Bare)
+    llama = Bare()
+    assert list(llama.generate([1, 2, 3])) == [*range(5)]
+    llama.eval([1])
+
+
+def test_a_fault_of_the_hook_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    llama_cpp_outside._FAULTS.clear()
+    world = World()
+    world.hook.model_of = _broken  # type: ignore[assignment]
+    for _ in range(3):
+        complete(world.llama, range(10), 4)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("wattledger: some tokens of llama.cpp are not metered: BrokenError()")

@@ -60,6 +60,12 @@ def status_of(snapshot: Snapshot, now_s: float = 16) -> node_pb2.Status:
     return asyncio.run(answer)
 
 
+def test_a_coarse_engine_is_told_as_such() -> None:
+    engines = (replace(an_engine(), coarse=True), an_engine("fine"))
+    told = status_of(Snapshot(0, engines=engines))
+    assert {engine.engine: engine.coarse for engine in told.engines} == {"e": True, "fine": False}
+
+
 def test_status_tells_of_groups_and_engines_over_the_booked_stretch() -> None:
     windows = (window_sums(a_page()),)
     snapshot = Snapshot(

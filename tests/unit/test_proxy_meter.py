@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -323,3 +325,31 @@ def test_who_the_engine_is(tmp_path: Path) -> None:
     assert (far(), far()) == ((), ())
     assert len(lines) == 1
     assert "not on this host" in lines[0]
+
+
+LISTENER = """
+import socket, sys
+link = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(link.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_engine_that_restarts_is_found_again() -> None:
+    def listen(port: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LISTENER, str(port)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with listen(0) as first:
+        assert first.stdout
+        port = int(first.stdout.readline())
+        pids = EnginePids("127.0.0.1", port, now_ns=lambda: 0)
+        assert pids() == (first.pid,)
+        first.kill()
+        first.wait()
+    assert pids() == ()
+    with listen(port) as second:
+        assert second.stdout
+        second.stdout.readline()
+        assert pids() == (second.pid,)
+        second.kill()

@@ -15,7 +15,9 @@ import pytest
 
 from fakes.http_engine import LAST, Asked, HttpEngine, Script, chunk, chunked_head, plain
 from fakes.running_proxy import RunningProxy
+from wattledger_collectors.engines.events import Event, EventBuffer
 from wattledger_collectors.engines.proxy import Patience
+from wattledger_collectors.engines.proxy_meter import Meter
 
 PATIENCE_S = 30.0
 Through = Callable[[Script], RunningProxy]
@@ -315,6 +317,41 @@ def test_more_clients_than_there_is_room_for_are_told_so() -> None:
             assert time.monotonic() < deadline, said
         first.sendall(GET[10:])
         assert read_all(first).endswith(b"ok")
+    engine.close()
+
+
+def test_a_client_that_does_not_read_is_not_read_for(through: Through) -> None:
+    sent, stuck = [0], threading.Event()
+
+    def script(asked: Asked) -> None:
+        asked.say(chunked_head("application/octet-stream"))
+        asked.link.settimeout(1.0)
+        piece = chunk(b"x" * 65536)
+        try:
+            while sent[0] < 1_000_000_000:
+                sent[0] += asked.link.send(piece)
+        except TimeoutError:
+            stuck.set()
+
+    with through(script).connect() as link:
+        link.sendall(GET)
+        assert stuck.wait(PATIENCE_S)
+    # What the kernel holds for three sockets, and little of our own.
+    assert sent[0] < 64_000_000
+
+
+class _Full(EventBuffer):
+    def add(self, event: Event) -> None:
+        raise MemoryError("no room")
+
+
+def test_a_meter_that_fails_is_not_the_clients_matter() -> None:
+    body = b'{"model":"m","usage":{"prompt_tokens":5}}'
+    engine = HttpEngine(lambda asked: asked.say(plain(body)))
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with RunningProxy(engine.port, meter=lambda _: Meter(_Full())) as proxy:
+        assert ask(proxy, request).endswith(body)
+        assert proxy.meter.faults == 1
     engine.close()
 
 

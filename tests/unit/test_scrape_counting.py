@@ -183,6 +183,7 @@ def test_labels_without_bound_are_refused() -> None:
             counting.take(look, Reading({Series(Kind.DECODE, labels=x): 1.0 for x in labels}))
 
 
+MINUTE = 60 * S
 COUNTS = st.lists(
     st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(0, 4), st.booleans()),
     min_size=1,
@@ -208,13 +209,14 @@ def test_any_cut_of_a_run_tells_the_same_tokens(
         at_work = running[place] if place < len(running) else 0
         counts = {PREFILL: float(prefill), DECODE: float(decode), FINISHED: float(finished)}
         if place in looks or ends or place == len(run):
-            told.append(counting.take(place * S, Reading(counts, 0, at_work)))
+            told.append(counting.take(place * MINUTE, Reading(counts, 0, at_work)))
         if ends:
             # The look that sees the fall: a restarted engine that has done nothing yet.
             prefill = decode = finished = 0
             told.append(
                 counting.take(
-                    place * S + S // 2, Reading({PREFILL: 0.0, DECODE: 0.0, FINISHED: 0.0}, 0, 0)
+                    place * MINUTE + MINUTE // 2,
+                    Reading({PREFILL: 0.0, DECODE: 0.0, FINISHED: 0.0}, 0, 0),
                 )
             )
     assert counting.told == total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ MOVED = {
     "tensorrt_llm": Tally(1024 - 256, 256, 276, 1),
     # One model went on, the other one was loaded anew and counts from 0.
     "triton": Tally(160 + 40, 0, 90 + 20, 2 + 1),
-    # Two requests of a real server: 516 tokens of which 512 were cached and 12 more, then 120 and 7.
+    # Two requests of a real server: 516 tokens, 512 of them cached, and 12 more; then 120 and 7.
     "vllm": Tally(4 + 120, 512, 12 + 7, 2),
 }
 RUNNING = {"sglang": 3, "tgi": 2, "tensorrt_llm": 0, "triton": 1, "vllm": 0}
@@ -59,6 +60,11 @@ def test_a_model_is_named_where_there_is_one() -> None:
         "triton": "",
         "vllm": "tiny",
     }
+
+
+def test_the_readme_names_every_engine() -> None:
+    text = files("wattledger_collectors.scrape").joinpath("README.md").read_text()
+    assert [name for name in find_scrapers() if f"| `{name}`" not in text] == []
 
 
 def without(page: bytes, *names: bytes) -> bytes:

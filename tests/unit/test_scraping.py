@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from wattledger_collectors.scrape.processes import Processes
 from wattledger_collectors.scrape.protocol import Kind, Reading, ScrapeError, Series
 from wattledger_daemon.intake import Delivery
 from wattledger_daemon.scrape_options import ScrapeTarget
-from wattledger_daemon.scraping import EngineScrape, Surroundings, examine
+from wattledger_daemon.scraping import EngineScrape, Scraping, Surroundings, examine
 
 TARGET = ScrapeTarget("fake", "http://127.0.0.1:1/metrics", workload="w", job="j")
 
@@ -244,3 +246,42 @@ def test_check_says_what_would_be_read_and_why_it_fails_now() -> None:
     ((name, text),) = examine({"a": ScrapeTarget("tgi", TARGET.url)})
     assert name == "scrape.a"
     assert text.startswith("would read http://127.0.0.1:1/metrics every 1 s, which fails now: ")
+    assert text.endswith("(see that it runs there, or mend url)")
+
+
+def test_an_engine_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def hang(url: str, headers: Mapping[str, str]) -> bytes:
+        asked.set()
+        over.wait(60.0)
+        raise ScrapeError("over")
+
+    host = Surroundings(BOOT_ID, fetch=hang)
+    scraping = Scraping({"a": ScrapeTarget("tgi", TARGET.url)}, a_world(tmp_path).sources, host)
+    scraping.start()
+    try:
+        assert asked.wait(30.0)
+        begun_s = time.monotonic()
+        scraping.stop()
+        assert time.monotonic() - begun_s < 10.0
+    finally:
+        over.set()
+
+
+def test_a_scraper_that_is_broken_is_told_once_and_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = threading.Semaphore(0)
+
+    def broken(url: str, headers: Mapping[str, str]) -> bytes:
+        asked.release()
+        raise RuntimeError("a bug")
+
+    target = ScrapeTarget("tgi", TARGET.url, period_s=0.01)
+    host = Surroundings(BOOT_ID, fetch=broken)
+    scraping = Scraping({"a": target}, a_world(tmp_path).sources, host)
+    scraping.start()
+    assert all(asked.acquire(timeout=30.0) for _ in range(3))
+    scraping.stop()
+    assert caplog.text.count("event=scrape_broken engine=a") == 1

@@ -56,6 +56,24 @@ def test_a_changed_or_long_idle_registration_is_told_again(tmp_path: Path) -> No
     assert models == ["tiny", "tiny", "large"]
 
 
+def test_an_engine_of_several_reporters_is_all_the_processes_that_live(tmp_path: Path) -> None:
+    world = a_world(tmp_path)
+
+    def told(at_ns: int, source: str, *pids: int) -> tuple[int, ...]:
+        batch = question(source=source)
+        batch.engine.pids[:] = pids
+        world.sources.take(batch, at_ns)
+        engines = [item for item in world.commit() if isinstance(item, Engine)]
+        return engines[-1].pids
+
+    assert told(NOW_NS, "vllm/1", 41, 4_000_000) == (41, 4_000_000)
+    # 4,000,000 is gone: it had no start time.
+    assert told(NOW_NS + 1, "vllm/2", 42) == (42, 41)
+    assert told(NOW_NS + 2, "vllm/1", 7) == (7,)
+    assert told(NOW_NS + 3, "vllm/2", 41) == (41,)
+    assert told(NOW_NS + 90 * S, "vllm/3", 42) == (42,)
+
+
 def test_a_host_process_keeps_what_its_engine_said_of_it(tmp_path: Path) -> None:
     world = a_world(tmp_path)
     batch = batch_of(1)
@@ -204,7 +222,9 @@ def test_sources_are_bounded_and_the_silent_are_forgotten(
 ) -> None:
     world = a_world(tmp_path, capacity=10_000)
     for number in range(MAX_SOURCES):
-        world.sources.take(question(source=f"s/{number}"), NOW_NS)
+        asked = question(source=f"s/{number}")
+        asked.engine.engine = f"fake-{number}"
+        world.sources.take(asked, NOW_NS)
     for name in ("one more", "and another"):
         with pytest.raises(BusyError):
             world.sources.take(question(source=name), NOW_NS)

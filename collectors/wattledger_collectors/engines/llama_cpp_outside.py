@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, Protocol
 
+from wattledger_collectors.engines.autoload import tell
 from wattledger_collectors.engines.events import Event
 
 P = ParamSpec("P")
@@ -24,10 +25,20 @@ def harmless(ours: Callable[P, None]) -> Callable[P, None]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             ours(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - the engine hook's border
-            return
+        except Exception as error:  # noqa: BLE001 - the engine hook's border
+            tell_fault(error)
 
     return guarded
+
+
+def tell_fault(error: Exception) -> None:
+    """Says once in a process that tokens go uncounted."""
+    if not _FAULTS:
+        _FAULTS.append(type(error).__name__)
+        tell(f"some tokens of llama.cpp are not metered: {error!r}; does this version fit?")
+
+
+_FAULTS: list[str] = []
 
 
 class Open(Protocol):
@@ -197,8 +208,8 @@ class Decoding(Protocol):
 
 def watch_decode(llama: Any, observer: Decoding) -> None:
     """Tells `observer` of each decode of this Llama's context, until `unwatch_decode`."""
-    context = llama._ctx
-    if "decode" in vars(context):
+    context = getattr(llama, "_ctx", None)
+    if context is None or "decode" in vars(context):
         return
     decode = context.decode
 

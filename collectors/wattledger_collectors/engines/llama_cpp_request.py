@@ -16,6 +16,7 @@ from wattledger_collectors.engines.llama_cpp_outside import (
     Teller,
     harmless,
     settled,
+    tell_fault,
     unwatch_decode,
     watch_decode,
 )
@@ -60,9 +61,9 @@ class Request:
         return bool(getattr(self.inner, "gi_running", True))
 
     @harmless
-    def open(self) -> None:
+    def open(self, inner: Tokens) -> None:
         """The engine is about to prefill."""
-        llama = self._llama
+        llama, self.inner = self._llama, inner
         self.prompt_tokens = len(self._prompt)
         previous, llama._wattledger_live = llama._wattledger_live, self
         if previous is not None:
@@ -156,6 +157,11 @@ class Request:
             self.add(("finish", self.model, self.now_ns(), self.name, *counts, aborted))
         self.add = self.append = untold
 
+    def lost(self, error: Exception) -> None:
+        """Its tokens cannot be told."""
+        self.add = self.append = untold
+        tell_fault(error)
+
     def abandoned(self) -> None:
         """The generator is open, but its Llama works on something else or the process ends."""
         self.left()
@@ -165,23 +171,18 @@ class Request:
 def metered(request: Request, inner: Tokens) -> Tokens:
     """Runs `inner` and tells its steps; send, throw, close and return pass through unchanged."""
     now_ns, failed = request.now_ns, False
-    request.inner = inner
-    request.open()
+    request.open(inner)
     try:
         try:
             token = request.token = next(inner)
         finally:
             request.prefilled()
-        model, name, send = request.model, request.name, inner.send
-        before_tokens = request.context_tokens
+        model, name, before_tokens = request.model, request.name, request.context_tokens
+        send = inner.send
         while True:
             try:
                 sent = yield token
-            except GeneratorExit:
-                request.left()
-                inner.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, handed on
+            except BaseException as error:  # noqa: BLE001 - the consumer's, handed on; or its leave
                 request.left()
                 token = request.token = inner.throw(error)
                 continue
@@ -198,8 +199,8 @@ def metered(request: Request, inner: Tokens) -> Tokens:
                 try:
                     tell = request.append if decoded % _UNCHECKED_TOKENS else request.add
                     tell(event)
-                except Exception:  # noqa: BLE001 - the engine hook's border
-                    request.add = request.append = untold
+                except Exception as error:  # noqa: BLE001 - the engine hook's border
+                    request.lost(error)
     except StopIteration as stop:
         return stop.value
     except BaseException as error:

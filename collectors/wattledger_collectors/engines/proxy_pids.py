@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,8 @@ class EnginePids:
             self._looked_ns = now_ns
             self._roots = self._look()
             found = process_group(self._roots, proc_root=self._proc_root)
-        return found
+        # The proxy may stand below the engine, and is no part of it.
+        return tuple(pid for pid in found if pid != os.getpid())
 
     def _look(self) -> tuple[int, ...]:
         found = listeners(self._host, self._port, self._proc_root)

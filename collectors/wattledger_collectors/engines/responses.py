@@ -46,6 +46,10 @@ class Energy(Protocol):
         """How it was split."""
 
     @property
+    def finished(self) -> bool:
+        """Whether its end is told and metered."""
+
+    @property
     def provisional(self) -> bool:
         """Whether it may change."""
 

@@ -90,12 +90,22 @@ def _report(place: Place, rank: int) -> EventBuffer:
         tenant_of=_tenant_of,
     )
     buffer = EventBuffer()
-    reporting = Reporting(KIND, buffer, os.environ, facts)
+    reporting = Reporting(KIND, buffer, os.environ, facts, _tell_once)
     reporting.ensure_running()
     # Before the reporter's own farewell: both run last first.
     atexit.register(hook().flush)
     Finalize(None, _say_goodbye, (reporting.stop,), exitpriority=100)
     return buffer
+
+
+def _tell_once(line: str) -> None:
+    """What the reporters of several ranks find at the same time is one piece of news."""
+    if _LINES[-1:] != [line]:
+        _LINES[:] = [line]
+        autoload.tell(line)
+
+
+_LINES: list[str] = []
 
 
 def _say_goodbye(stop: Callable[[], None]) -> None:

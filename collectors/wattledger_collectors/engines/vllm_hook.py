@@ -18,7 +18,7 @@ from typing import Any
 
 from wattledger_collectors.engines.events import EventBuffer
 from wattledger_collectors.engines.vllm_place import Place, place_of
-from wattledger_collectors.engines.vllm_requests import NS_PER_S, Requests
+from wattledger_collectors.engines.vllm_requests import Requests, to_ns
 from wattledger_collectors.engines.vllm_steps import Draft, Live, Timeline
 from wattledger_collectors.engines.vllm_totals import length_ns, tell_totals
 
@@ -219,7 +219,7 @@ class Hook:
             outputs = args[0] if args else kwargs["engine_core_outputs"]
             end_s = args[1] if len(args) > 1 else kwargs.get("engine_core_timestamp")
             stats = args[2] if len(args) > 2 else kwargs.get("iteration_stats")
-            end_ns = self._now_ns() if end_s is None else round(end_s * NS_PER_S)
+            end_ns = self._now_ns() if end_s is None else to_ns(end_s)
             mine = self._of(processor)
             if not outputs:
                 mine.timeline().boundary(end_ns)

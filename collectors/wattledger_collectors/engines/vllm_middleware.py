@@ -14,10 +14,11 @@ What it says then is provisional: `wattledger requests --request ID` tells the r
 headers are gone before its energy is known: with `usage` or `both` its last event gets the member
 where the client asked for one by `stream_options.include_usage`; else nothing is told.
 
-Figures are left out rather than wrong: where the daemon counts more tokens of the answer than the
-response itself does, it speaks of another request with the same id. Nothing else is altered, and
-no fault of ours reaches a client: then the engine's own bytes go out. Bodies above 4 MiB pass as
-they are.
+Figures are left out rather than wrong: where the end of the request is not told or not metered in
+time (a meter that is read once a second needs a longer wait), and where the daemon counts more
+tokens of the answer than the response itself, and so speaks of another request with the same id.
+Nothing else is altered, and no fault of ours reaches a client: then the engine's own bytes go out.
+Bodies above 4 MiB pass as they are.
 """
 
 from __future__ import annotations
@@ -204,9 +205,9 @@ class _Response:
             ]
 
     async def _energy(self, document: Document) -> Energy | None:
-        """What the daemon says, if it can be of this very response."""
+        """What the daemon says, if it is of all of this very response."""
         energy = await self._asker.about(self._request, self._since_ns, self._wait_s)
-        if energy is None:
+        if energy is None or not energy.finished:
             return None
         told = document.answer_tokens
         return None if told is not None and energy.decode_tokens > told else energy

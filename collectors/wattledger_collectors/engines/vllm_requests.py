@@ -159,6 +159,13 @@ class Requests:
         return name
 
 
+def to_ns(time_s: Any) -> int:
+    """A `time.monotonic()` of vLLM's; raises TypeError or ValueError for what is none."""
+    if not isinstance(time_s, (float, int)):
+        raise TypeError(f"a time is {type(time_s).__name__}")
+    return round(time_s * NS_PER_S)
+
+
 def _prefill_of(output: Any, prompt: int) -> tuple[int, int]:
     """Tokens computed and found in a cache, as `/metrics` counts them.
 
@@ -178,7 +185,7 @@ def _scheduling(events: Any) -> tuple[int | None, bool]:
     for event in events:
         kind = int(event.type)
         if kind == _SCHEDULED:
-            scheduled_ns = round(event.timestamp * NS_PER_S)
+            scheduled_ns = to_ns(event.timestamp)
         elif kind == _PREEMPTED:
             preempted = True
     return scheduled_ns, preempted

@@ -20,27 +20,29 @@ class WattledgerStatLogger(StatLoggerBase):  # type: ignore[misc]
     def __init__(self, vllm_config: Any = None, engine_index: int = 0, *_: Any, **__: Any) -> None:
         self._rank = engine_index
         self._faults = 0
-        self._guarded(lambda: hook().add_logger(vllm_config, engine_index))
+        self._record = hook().record
+        try:
+            hook().add_logger(vllm_config, engine_index)
+        except Exception:  # noqa: BLE001 - the engine hook's border
+            self._faults = _MOST_FAULTS
 
     def record(
         self, scheduler_stats: Any = None, iteration_stats: Any = None, *_: Any, **given: Any
     ) -> None:
         """One step of one engine."""
-        rank = given.get("engine_idx", self._rank)
-        self._guarded(lambda: hook().record(rank, scheduler_stats, iteration_stats))
+        told = given.get("engine_idx")
+        rank = told if isinstance(told, int) else self._rank
+        if self._faults < _MOST_FAULTS:
+            try:
+                self._record(rank, scheduler_stats, iteration_stats)
+            except Exception:  # noqa: BLE001 - the engine hook's border
+                self._faults += 1
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
 
     def log(self) -> None:
         """Nothing to say."""
-
-    def _guarded(self, ours: Any) -> None:
-        if self._faults < _MOST_FAULTS:
-            try:
-                ours()
-            except Exception:  # noqa: BLE001 - the engine hook's border
-                self._faults += 1
 
 
 # A later vLLM may ask for more methods: a class that cannot be made would end the server.

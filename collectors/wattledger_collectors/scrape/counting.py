@@ -145,12 +145,13 @@ class Counting:
         self._started_s = reading.started_s or last_s
         fallen = {s.epoch for s, value in reading.counters.items() if value < known.get(s, 0.0)}
         anew = last_s > 0.0 and abs(self._started_s - last_s) > 1.0
-        if not fallen and not anew:
-            return
-        self.restarts += 1
-        self._fell_ns = [at_ns for at_ns in self._fell_ns if t_ns - at_ns < FALLS_NS] + [t_ns]
-        if len(self._fell_ns) >= MOST_FALLS:
-            self._last, self._since_ns = dict(reading.counters), t_ns
+        if fallen or anew:
+            self.restarts += 1
+            self._fell_ns = [*self._fell_ns, t_ns][-MOST_FALLS:]
+        astray = len(self._fell_ns) == MOST_FALLS and t_ns - self._fell_ns[-1] < FALLS_NS
+        if astray and self._fell_ns[-1] - self._fell_ns[0] < FALLS_NS:
+            # Nothing of it is booked until there was no fall for as long.
+            self._last, self._since_ns, self._waiting = dict(reading.counters), t_ns, False
             raise ScrapeError(
                 f"its counters began anew {MOST_FALLS} times in a minute, and are not booked: "
                 "does another process answer each time?"

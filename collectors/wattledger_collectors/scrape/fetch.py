@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from urllib.parse import urlsplit
 
 from wattledger_collectors.deadline import DeadlineReader
-from wattledger_collectors.scrape.protocol import ScrapeError
+from wattledger_collectors.scrape.protocol import NoAnswerError, ScrapeError
 
 MOST_BYTES = 4 * 1024 * 1024
 _HEADERS = {
@@ -32,7 +32,7 @@ def fetch(
     """The body of an http or https URL; `timeout_s` is for the whole of it but a name's look-up.
 
     Raises ScrapeError for any other answer than 200, one that is compressed, cut off or beyond
-    4 MiB, and where there is none.
+    4 MiB, and NoAnswerError where there is none.
     """
     parts = urlsplit(url)
     until_s = clock_s() + timeout_s
@@ -55,11 +55,11 @@ def fetch(
         answer = connection.getresponse()
         return _body(answer)
     except TimeoutError:
-        raise ScrapeError(f"no whole answer in {timeout_s:g} s") from None
+        raise NoAnswerError(f"no whole answer in {timeout_s:g} s") from None
     except HTTPException as error:
         raise ScrapeError(f"the answer is not HTTP, or cut off: {type(error).__name__}") from error
     except OSError as error:
-        raise ScrapeError(error.strerror or str(error)) from error
+        raise NoAnswerError(error.strerror or str(error)) from error
     finally:
         connection.close()
 

@@ -20,6 +20,10 @@ class ScrapeError(Exception):
     """A page that cannot be used; the text says why and, where one is known, the mend."""
 
 
+class NoAnswerError(ScrapeError):
+    """Nobody answered, or not in time."""
+
+
 class Kind(StrEnum):
     """What a series counts. PROMPT is the whole prompt, cached tokens included."""
 

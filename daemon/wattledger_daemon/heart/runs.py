@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from itertools import compress, repeat
 from operator import add, attrgetter, ne
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ BLOCK_STEPS = 1024
 """Steps that begin further apart than this, or are more, go to another block."""
 
 _OPEN = -1
-_NEVER = -1
+_NEVER = -(1 << 40)
+"""No context, however many steps may follow."""
 
 
 class Run(NamedTuple):
@@ -58,9 +59,17 @@ class Block:
         self.decode_tokens = array("q")
         self.context_tokens = array("q")
         self._requests: list[str] = []
-        # first, stop, prefill_tokens, decode_tokens, context_tokens, growth
-        self._columns = tuple(array("q") for _ in range(6))
+        self._first = array("l")
+        self._stop = array("l")
+        self._prefill = array("q")
+        self._decode = array("q")
+        self._context = array("q")
+        self._growth = array("q")
+        # Of requests whose run goes on: its row, and what it would have attended to at step 0.
         self._open: dict[str, int] = {}
+        self._base: dict[str, int] = {}
+        # Runs that grow by anything but one.
+        self._bent: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -77,9 +86,9 @@ class Block:
     def runs(self) -> Iterator[Run]:
         """Every run, in no particular order."""
         count = len(self)
-        first, stop, *rest = self._columns
-        stops = (count if at == _OPEN else at for at in stop)
-        return map(Run._make, zip(self._requests, first, stops, *rest, strict=True))
+        stops = (count if at == _OPEN else at for at in self._stop)
+        counts = (self._prefill, self._decode, self._context, self._growth)
+        return map(Run._make, zip(self._requests, self._first, stops, *counts, strict=True))
 
     def requests(self) -> Sequence[str]:
         """Who is in any of its steps; most stand here more than once."""
@@ -87,27 +96,24 @@ class Block:
 
     def close(self) -> None:
         """End every run here; the next step of the same requests goes elsewhere."""
-        stop = self._columns[1]
-        for row in self._open.values():
-            stop[row] = len(self)
-        self._open = {}
+        for name in list(self._open):
+            self._end(name, len(self))
 
     def next_contexts(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
         """By name: the context that goes on its open run in the next step, and the run's growth.
 
-        Runs of requests that `names` lack end here.
+        Below 0 where there is none. Runs of requests that `names` lack end here.
         """
-        first, _, _, _, context, growth = self._columns
-        for name in self._open.keys() - set(names):
-            self._end(name)
         count = len(self)
-        rows = list(map(self._open.get, names))
-        grown = [0 if row is None else growth[row] for row in rows]
-        after = [
-            _NEVER if row is None else context[row] + grows * (count - first[row])
-            for row, grows in zip(rows, grown, strict=True)
-        ]
-        return after, grown
+        for name in self._open.keys() - set(names):
+            self._end(name, count)
+        growth = [1] * len(names)
+        after = [base + count for base in map(self._base.get, names, repeat(_NEVER))]
+        for name, grows in self._bent.items():
+            index = names.index(name)
+            growth[index] = grows
+            after[index] += (grows - 1) * count
+        return after, growth
 
     def step(self, steps: StepColumns, at: int) -> None:
         """Take a step's extent and sums; its parts follow."""
@@ -124,40 +130,42 @@ class Block:
         self.decode_tokens.append(sum(steps.decode_tokens[at]))
         self.context_tokens.append(sum(steps.context_tokens[at]))
 
-    def is_open(self, request: str) -> bool:
-        """Whether the request's run went on until the step before this one."""
-        return request in self._open
-
     def part(self, request: str, prefill: int, decode: int, context: int) -> bool:
         """Take a part of the latest step that goes on no run; True where it opens one."""
         at = len(self) - 1
         plain = decode == 1 and not prefill
-        row = len(self._requests)
-        self._requests.append(request)
-        values = (at, _OPEN if plain else at + 1, prefill, decode, context, int(plain))
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
         if plain:
-            self._open[request] = row
+            self._open[request] = len(self._requests)
+            self._base[request] = context - at
         elif prefill and decode:
             self.mixed[at] += 1
+        self._requests.append(request)
+        self._first.append(at)
+        self._stop.append(_OPEN if plain else at + 1)
+        self._prefill.append(prefill)
+        self._decode.append(decode)
+        self._context.append(context)
+        self._growth.append(1 if plain else 0)
         return plain
 
     def bend(self, request: str, context: int) -> int | None:
         """Learn a run's growth from its second step, the latest; None where it is not that."""
-        first, _, _, _, contexts, growth = self._columns
-        row = self._open[request]
-        if first[row] != len(self) - 2 or context < contexts[row]:
+        row, at = self._open[request], len(self) - 1
+        grown = context - self._context[row]
+        if self._first[row] != at - 1 or grown < 0:
             return None
-        growth[row] = context - contexts[row]
-        return growth[row]
+        self._growth[row] = self._bent[request] = grown
+        self._base[request] = context - grown * at
+        return grown
 
     def end(self, request: str) -> None:
         """End a run with the step before the latest."""
-        self._columns[1][self._open.pop(request)] = len(self) - 1
+        self._end(request, len(self) - 1)
 
-    def _end(self, request: str) -> None:
-        self._columns[1][self._open.pop(request)] = len(self)
+    def _end(self, request: str, stop: int) -> None:
+        self._stop[self._open.pop(request)] = stop
+        del self._base[request]
+        self._bent.pop(request, None)
 
 
 class Writer:
@@ -171,7 +179,7 @@ class Writer:
         self._steps = steps
         # By index of name: the context that goes on an open run in the next step.
         self._after, self._growth = block.next_contexts(steps.names)
-        self._open = {index for index, name in enumerate(steps.names) if block.is_open(name)}
+        self._open = {index for index, context in enumerate(self._after) if context >= 0}
 
     def write(self, at: int) -> None:
         """Put the batch's step `at` in."""
@@ -217,7 +225,7 @@ class Writer:
     def _end(self, index: int) -> None:
         self._block.end(self._steps.names[index])
         self._open.discard(index)
-        self._after[index], self._growth[index] = _NEVER, 0
+        self._after[index], self._growth[index] = _NEVER, 1
 
 
 class EngineSteps:

@@ -14,7 +14,7 @@ NO_LAG = LAGS_NS.index(0)
 COLUMNS = 5
 TIME, STEPS, PREFILL, DECODE, CONTEXT = range(COLUMNS)
 GROUPS = 16
-_BLOCK_ROWS = 4
+_BLOCK_ROWS = 6
 MEMORY_ROWS = 720
 """A row weighs 1/e after as many others: an hour under load."""
 
