@@ -6,7 +6,7 @@ refused here, by field, before any of the batch is taken in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from wattledger.records import NS_PER_S, Engine, Finish, Step
@@ -31,6 +31,7 @@ MAX_PID = 2**22
 """Bounds of one batch; MAX_PID is the kernel's own (proc(5), pid_max)."""
 
 _SEQ_MASK = 2**63 - 1
+_COUNTS = ("prefill_tokens", "decode_tokens", "context_tokens")
 
 
 class BadBatchError(Exception):
@@ -112,6 +113,11 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
     first_seq = int.from_bytes(blake2b(name, digest_size=8).digest())
     steps = batch.steps
     # A slice of a packed field is a list, and takes half the time that `list` does.
+    counts = (
+        [step.prefill_tokens[:] for step in steps],
+        [step.decode_tokens[:] for step in steps],
+        [step.context_tokens[:] for step in steps],
+    )
     return StepColumns(
         batch.engine.engine,
         batch.source,
@@ -120,9 +126,8 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
         [step.start_ns for step in steps],
         [step.end_ns for step in steps],
         [step.requests[:] for step in steps],
-        [step.prefill_tokens[:] for step in steps],
-        [step.decode_tokens[:] for step in steps],
-        [step.context_tokens[:] for step in steps],
+        *counts,
+        [(sum(prefill), sum(decode), sum(context)) for prefill, decode, context in zip(*counts)],
     )
 
 
@@ -174,19 +179,16 @@ def _check_step(field: str, steps: StepColumns, at: int, span: tuple[int, int]) 
     if not requests and not steps.prefill_tokens[at] and not steps.decode_tokens[at]:
         return
     _check_indices(f"{field}.requests", requests, len(steps.names))
-    _require(
-        len(set(requests)) == len(requests), f"{field}.requests", "name a request twice in one step"
-    )
-    for name in ("prefill_tokens", "decode_tokens", "context_tokens"):
-        counts: Sequence[int] = getattr(steps, name)[at]
-        _require(
-            len(counts) == len(requests),
-            f"{field}.{name}",
-            f"has {len(counts)} entries for {len(requests)} requests",
-        )
-        # Most are so small that their sum tells it, in a third of the time.
-        fits = sum(counts) <= MAX_COUNT or max(counts) <= MAX_COUNT
-        _require(fits, f"{field}.{name}", f"counts above {MAX_COUNT}")
+    if len(set(requests)) != len(requests):
+        raise BadBatchError(f"{field}.requests name a request twice in one step")
+    columns = (steps.prefill_tokens[at], steps.decode_tokens[at], steps.context_tokens[at])
+    for name, counts, total in zip(_COUNTS, columns, steps.sums[at], strict=True):
+        if len(counts) != len(requests):
+            why = f"has {len(counts)} entries for {len(requests)} requests"
+            raise BadBatchError(f"{field}.{name} {why}")
+        # Most are so small that their sum tells it.
+        if total > MAX_COUNT and max(counts) > MAX_COUNT:
+            raise BadBatchError(f"{field}.{name} counts above {MAX_COUNT}")
 
 
 def _check_finish(field: str, finish: collect_pb2.Finish, ids: int, span: tuple[int, int]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
+from fakes.http_engine import HttpEngine, Script
 from wattledger_collectors.engines.events import Event, EventBuffer
 from wattledger_collectors.engines.proxy import Patience, Proxy
 from wattledger_collectors.engines.proxy_meter import Meter
@@ -73,3 +75,37 @@ class RunningProxy:
     def _listening(self, port: int) -> None:
         self.port = port
         self._ready.set()
+
+
+Through = Callable[[Script], RunningProxy]
+GET = b"GET /api/tags HTTP/1.1\r\nHost: me\r\nConnection: close\r\n\r\n"
+
+
+@contextmanager
+def proxies() -> Iterator[Through]:
+    """Starts engines with a script, and a proxy before each; no script may have failed."""
+    engines: list[HttpEngine] = []
+    with ExitStack() as stack:
+
+        def start(script: Script) -> RunningProxy:
+            engine = HttpEngine(script)
+            engines.append(engine)
+            stack.callback(engine.close)
+            return stack.enter_context(RunningProxy(engine.port))
+
+        yield start
+    assert [fault for engine in engines for fault in engine.faults] == []
+
+
+def read_all(link: socket.socket) -> bytes:
+    said = b""
+    while data := link.recv(1 << 20):
+        said += data
+    return said
+
+
+def ask(proxy: RunningProxy, request: bytes) -> bytes:
+    """What comes back until the connection ends."""
+    with proxy.connect() as link:
+        link.sendall(request)
+        return read_all(link)

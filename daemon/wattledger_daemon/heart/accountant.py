@@ -105,8 +105,12 @@ class Accountant:
         elif isinstance(evidence, Device) and evidence.static_basis is StaticBasis.LEARNED:
             evidence = self._relearned(evidence)
         touched = self._evidence.observe(evidence)
-        if touched is not None:
-            self._note(touched)
+        if touched is None:
+            return
+        if touched.duplicate:
+            self._count(touched.start_ns, EventCounts(duplicates=1))
+        elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
+            self._mark(touched)
 
     def observe_steps(self, steps: StepColumns) -> None:
         """Take steps in columns, in any order, each as `observe` would."""
@@ -118,17 +122,14 @@ class Accountant:
                 if start_ns < reach_ns:
                     self._count(start_ns, EventCounts(late=1))
             steps = steps.moved(reach_ns, booked_ns)
-        touched = self._evidence.observe_steps(steps)
-        for item in touched:
-            if item.duplicate or (booked_ns is not None and item.start_ns < booked_ns):
-                self._note(item)
-
-    def _note(self, touched: Touched) -> None:
-        """Count what came twice, and mark the windows that something late touches."""
-        if touched.duplicate:
-            self._count(touched.start_ns, EventCounts(duplicates=1))
-        elif self._booked_until_ns is not None and touched.start_ns < self._booked_until_ns:
-            self._mark(touched)
+        known = self._evidence.observe_steps(steps)
+        for at in known:
+            self._count(steps.starts_ns[at], EventCounts(duplicates=1))
+        if booked_ns is not None and min(steps.starts_ns) < booked_ns:
+            extents = enumerate(zip(steps.starts_ns, steps.ends_ns, strict=True))
+            for at, (start_ns, end_ns) in extents:
+                if start_ns < booked_ns and at not in known:
+                    self._mark(Touched(start_ns, end_ns, engine_event=True))
 
     def _relearned(self, device: Device) -> Device:
         """A device from our own journal, without what `_idle` shall keep of it."""

@@ -29,6 +29,8 @@ class StepColumns:
     prefill_tokens: Sequence[Sequence[int]]
     decode_tokens: Sequence[Sequence[int]]
     context_tokens: Sequence[Sequence[int]]
+    # Of each step: all its prefill, decode and context tokens.
+    sums: Sequence[tuple[int, int, int]]
 
     def __len__(self) -> int:
         return len(self.seqs)
@@ -72,7 +74,15 @@ def columns_of(step: Step) -> StepColumns:
         ([tokens.prefill_tokens for tokens in parts.values()],),
         ([tokens.decode_tokens for tokens in parts.values()],),
         ([tokens.context_tokens for tokens in parts.values()],),
+        (_summed(parts.values()),),
     )
+
+
+def _summed(parts: Iterable[RequestTokens]) -> tuple[int, int, int]:
+    prefill = decode = context = 0
+    for _, prefills, decodes, attended in parts:
+        prefill, decode, context = prefill + prefills, decode + decodes, context + attended
+    return prefill, decode, context
 
 
 def _merged(parts: Iterable[RequestTokens]) -> dict[str, RequestTokens]:

@@ -73,11 +73,6 @@ def _settled(meter: Meter, since_ns: int | None, t_ns: int) -> Touched:
     return Touched(min(since_ns, t_ns) if moved and since_ns is not None else t_ns, t_ns)
 
 
-def _extent(start_ns: int, end_ns: int) -> tuple[int, int]:
-    """A step of no length still stands in a window."""
-    return start_ns, max(end_ns, start_ns + 1)
-
-
 def _rows_of(use: UseRecord) -> int:
     return len(use.processes) + len(use.groups) + 1
 
@@ -170,18 +165,14 @@ class EvidenceBook:
             seen_ns[process.pid] = max(use.end_ns, seen_ns.get(process.pid, use.end_ns))
         return Touched(use.start_ns, use.end_ns)
 
-    def observe_steps(self, steps: StepColumns) -> list[Touched]:
-        """Remember steps; what each speaks of, in their order."""
-        duplicates = set(self._steps[steps.engine].add(steps))
-        extents = map(_extent, steps.starts_ns, steps.ends_ns)
-        touched = [
-            Touched(*extent, engine_event=True, duplicate=at in duplicates)
-            for at, extent in enumerate(extents)
-        ]
-        latest_ns = max((item.end_ns for item in touched), default=None)
-        if latest_ns is not None and (self.latest_ns is None or latest_ns > self.latest_ns):
+    def observe_steps(self, steps: StepColumns) -> list[int]:
+        """Remember steps, some at least; returns which of them were there already."""
+        known = self._steps[steps.engine].add(steps)
+        # A step of no length still stands in a window.
+        latest_ns = max(max(steps.ends_ns), max(steps.starts_ns) + 1)
+        if self.latest_ns is None or latest_ns > self.latest_ns:
             self.latest_ns = latest_ns
-        return touched
+        return known
 
     def _take_finish(self, finish: Finish) -> Touched:
         touched = Touched(finish.t_ns, finish.t_ns + 1, engine_event=True)

@@ -120,15 +120,17 @@ class Block:
         start_ns, end_ns = steps.starts_ns[at], steps.ends_ns[at]
         self.start_ns = min(self.start_ns, start_ns)
         # One of no length still stands somewhere.
-        self.end_ns = max(self.end_ns, end_ns, start_ns + 1)
+        if end_ns > self.end_ns or start_ns >= self.end_ns:
+            self.end_ns = max(end_ns, start_ns + 1)
         self.starts_ns.append(start_ns)
         self.ends_ns.append(end_ns)
         self.seqs.append(steps.seqs[at])
         self.counts.append(len(steps.requests[at]))
         self.mixed.append(0)
-        self.prefill_tokens.append(sum(steps.prefill_tokens[at]))
-        self.decode_tokens.append(sum(steps.decode_tokens[at]))
-        self.context_tokens.append(sum(steps.context_tokens[at]))
+        prefill, decode, context = steps.sums[at]
+        self.prefill_tokens.append(prefill)
+        self.decode_tokens.append(decode)
+        self.context_tokens.append(context)
 
     def part(self, request: str, prefill: int, decode: int, context: int) -> bool:
         """Take a part of the latest step that goes on no run; True where it opens one."""

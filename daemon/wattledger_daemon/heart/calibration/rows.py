@@ -80,7 +80,9 @@ def lesson_of(
     """
     did = step_sums(steps, *span)
     still = _still(steps, *span)
-    if engine.coarse or not (did.steps or still):
+    # Of a step without breakdown it is not known what its energy bought.
+    unknown = any(not (step.prefill_tokens or step.decode_tokens) for step in steps)
+    if engine.coarse or unknown or not (did.steps or still):
         return None
     parts = []
     for item in _devices_of(engine, seen):
