@@ -118,6 +118,7 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
         [step.decode_tokens[:] for step in steps],
         [step.context_tokens[:] for step in steps],
     )
+    sums = zip(*counts, strict=True)
     return StepColumns(
         batch.engine.engine,
         batch.source,
@@ -127,7 +128,7 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
         [step.end_ns for step in steps],
         [step.requests[:] for step in steps],
         *counts,
-        [(sum(prefill), sum(decode), sum(context)) for prefill, decode, context in zip(*counts)],
+        [(sum(prefill), sum(decode), sum(context)) for prefill, decode, context in sums],
     )
 
 

@@ -22,6 +22,16 @@ def finish(number: int) -> Event:
     return ("finish", "m", number, "r", 2, 0, 1, False)
 
 
+def columns(number: int, requests: int) -> Event:
+    names = [f"r{at}" for at in range(requests)]
+    tokens = [1] * requests
+    return ("columns", "m", number, number + 1, names, tokens, tokens, tokens)
+
+
+def tally(number: int) -> Event:
+    return ("tally", "m", number, 3, 30, 0, 9)
+
+
 def counted(events: list[Event]) -> Counts:
     counts = Counts()
     for event in events:
@@ -51,7 +61,7 @@ def test_the_oldest_make_room_and_are_counted_with_their_tokens() -> None:
     st.lists(
         st.one_of(
             st.just("take"),
-            st.sampled_from((step, token, finish)).flatmap(
+            st.sampled_from((step, token, finish, tally, lambda at: columns(at, at))).flatmap(
                 lambda make: st.integers(0, 9).map(make)
             ),
         )
@@ -127,3 +137,30 @@ def test_a_cleared_buffer_starts_again() -> None:
     buffer.clear()
     assert buffer.dropped == Counts()
     assert buffer.take(9) == []
+
+
+def test_steps_of_many_requests_are_bounded_by_their_requests() -> None:
+    buffer = EventBuffer(limit=100, most_entries=1_000)
+    for number in range(30):
+        buffer.add(columns(number, 256))
+    assert len(buffer) == 3
+    assert buffer.dropped == Counts(27, 27 * 256, 27 * 256, 0)
+    buffer.add(columns(30, 5_000))
+    assert len(buffer) == 1
+    buffer.clear()
+    buffer.add(columns(31, 256))
+    assert len(buffer) == 1
+
+
+def test_a_batch_ends_with_the_step_that_fills_it() -> None:
+    buffer = EventBuffer()
+    events = [columns(number, 256) for number in range(10)]
+    for event in events:
+        buffer.add(event)
+    assert buffer.take(512, most_entries=1_000) == events[:4]
+    assert buffer.take(512, most_entries=1) == events[4:5]
+    assert buffer.take(512) == events[5:]
+
+
+def test_requests_without_names_count_as_many() -> None:
+    assert counted([tally(1), finish(2)]) == Counts(0, 0, 0, 4)

@@ -169,7 +169,7 @@ class EvidenceBook:
         """Remember steps, some at least; returns which of them were there already."""
         known = self._steps[steps.engine].add(steps)
         # A step of no length still stands in a window.
-        latest_ns = max(max(steps.ends_ns), max(steps.starts_ns) + 1)
+        latest_ns = max(*steps.ends_ns, max(steps.starts_ns) + 1)
         if self.latest_ns is None or latest_ns > self.latest_ns:
             self.latest_ns = latest_ns
         return known

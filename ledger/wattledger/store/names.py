@@ -125,12 +125,17 @@ class Names:
         key = (boot, engine or "", request)
         known = self._requests.get(key)
         if known is None:
-            known = self._id(
-                "SELECT id FROM request WHERE boot = ? AND engine = ? AND request = ?",
-                "INSERT INTO request (boot, engine, request, booked_ns) VALUES (?, ?, ?, ?)",
-                key,
-                booked_ns,
+            # Most are new: to look first would take as long as to write.
+            written = self.conn.execute(
+                "INSERT OR IGNORE INTO request (boot, engine, request, booked_ns) "
+                "VALUES (?, ?, ?, ?)",
+                (*key, booked_ns),
             )
+            if written.rowcount:
+                known = written.lastrowid or 0
+            else:
+                find = "SELECT id FROM request WHERE boot = ? AND engine = ? AND request = ?"
+                known = int(self.conn.execute(find, key).fetchone()[0])
             self._requests[key] = known
         return known
 

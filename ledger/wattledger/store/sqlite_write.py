@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ class _Booking:
     page: Page
     ids: ClockIds
     devices: dict[str, int]
+    # By identity: many postings share an account, and to hash one takes longer than all the rest.
+    accounts: dict[int, int] = field(default_factory=dict)
 
     def metered(self) -> Iterator[tuple[Ids, Values]]:
         for item in self.page.metered:
@@ -57,7 +59,9 @@ class _Booking:
             yield self.page.start_ns, self.ids.clock, self.page.end_ns, *counts
 
     def _key(self, item: Posting) -> Ids:
-        account = self.names.account(item.account)
+        account = self.accounts.get(id(item.account))
+        if account is None:
+            account = self.accounts[id(item.account)] = self.names.account(item.account)
         return self._start(item.start_ns), item.end_ns, self._device(item.device), account
 
     def _start(self, start_ns: int) -> int:
