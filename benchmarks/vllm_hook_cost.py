@@ -28,7 +28,7 @@ FLUSH_STEPS = 10
 class BareProcessor(vllm.OutputProcessor):
     """Knows its requests and computes nothing."""
 
-    def process_outputs(self, outputs: list[Any], *_: Any) -> Any:  # type: ignore[override]
+    def process_outputs(self, outputs: list[Any], *_: Any) -> Any:
         for output in outputs:
             self.request_states[output.request_id].is_prefilling = False
             if output.finish_reason is not None:

@@ -179,9 +179,10 @@ def _reporter(
     asked: Asked, buffer: EventBuffer, meter: Meter, tell: Callable[[str], None]
 ) -> Reporter:
     """Events are sums over stretches of an answer, so the engine is told as a coarse one."""
+    from wattledger_collectors.engines.facts import EngineFacts
     from wattledger_collectors.engines.proxy_pids import EnginePids
     from wattledger_collectors.reporter import Pace, Reporter
-    from wattledger_collectors.wire import EngineFacts, Identity
+    from wattledger_collectors.wire import Identity
 
     kind, there = asked.engine.value.replace("-", "_"), asked.there
     place = str(there.port) if there.is_loopback else str(there)

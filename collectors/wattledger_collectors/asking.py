@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_AT_ONCE = 16
 _PATIENCE = 3
-_PAUSE_S = 5.0
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
 _FOR_THE_WAY_S = 0.1
 
 
@@ -63,6 +64,7 @@ class Asking:
         self._at_once = 0
         self._failed = 0
         self._not_before_s = 0.0
+        self._pause_s = _PAUSE_S
 
     def warm(self) -> None:
         """Open the channel on another thread, before the first question."""
@@ -85,7 +87,7 @@ class Asking:
             return None
         finally:
             self._at_once -= 1
-        self._failed = 0
+        self._failed, self._pause_s = 0, _PAUSE_S
         return _sum([item for item in answer.requests if _is_of(item, since_ns)])
 
     async def _ask(self, request: str, wait_s: float) -> node_pb2.RequestAnswer:
@@ -145,7 +147,8 @@ class Asking:
         self._failed += 1
         if self._failed >= _PATIENCE:
             self._failed = 0
-            self._not_before_s = self._clock() + _PAUSE_S
+            self._not_before_s = self._clock() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def close(self) -> None:
         """Release the channel."""

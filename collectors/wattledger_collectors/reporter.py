@@ -22,9 +22,10 @@ from importlib.util import find_spec
 from itertools import groupby
 
 from wattledger_collectors.engines.events import EventBuffer
+from wattledger_collectors.engines.facts import EngineFacts
 from wattledger_collectors.outbox import Bounds, Outbox
 from wattledger_collectors.socket_path import default_socket_path
-from wattledger_collectors.wire import EngineFacts, Identity, Link, LostError, Press, RefusedError
+from wattledger_collectors.wire import Identity, Link, LostError, Press, RefusedError
 
 NS_PER_S = 1_000_000_000
 MEND = "pip install 'wattledger[collector]'"

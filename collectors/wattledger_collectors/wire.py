@@ -6,7 +6,7 @@ gRPC and the stubs are imported by the thread that uses them: an engine's start 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from wattledger_collectors.engines.events import (
     TallyEvent,
     TokenEvent,
 )
+from wattledger_collectors.engines.facts import EngineFacts
 
 if TYPE_CHECKING:
     import grpc
@@ -33,23 +34,7 @@ MOST_PIDS = 1024
 """As many as the daemon takes of one engine."""
 
 _MOST_TENANT = 256
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What a hook knows of its engine beyond the process that it runs in.
-
-    Without `engine` it is `<kind>-<pid>`; `part` tells apart what one process reports of several
-    engines. `pids` is asked now and then, by the reporter's thread; without it the engine is this
-    process. `coarse` is for events read off counters. `tenant_of` is asked once per request, ""
-    is nobody.
-    """
-
-    engine: str = ""
-    part: str = ""
-    pids: Callable[[], Iterable[int]] | None = None
-    coarse: bool = False
-    tenant_of: Callable[[str], str] | None = None
+_NO_FACTS = EngineFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +47,7 @@ class Identity:
     boot_id: str
     workload: str = ""
     job: str = ""
-    facts: EngineFacts = EngineFacts()
+    facts: EngineFacts = _NO_FACTS
 
     @classmethod
     def of_this_process(
@@ -77,7 +62,7 @@ class Identity:
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             workload=environ.get("WATTLEDGER_WORKLOAD", ""),
             job=environ.get("WATTLEDGER_JOB", ""),
-            facts=facts or EngineFacts(),
+            facts=facts or _NO_FACTS,
         )
 
     @property

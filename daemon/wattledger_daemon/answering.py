@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -125,27 +126,31 @@ class Answering:
         ledger: RequestLookup,
         grams: Grams,
         clock: Callable[[], int],
+        *,
+        spent: Callable[[], int] = time.thread_time_ns,
     ) -> None:
+        """Prepare to answer; `spent` tells the processor time of the calling thread."""
         self._questions = questions
         self._accountant = accountant
         self._ledger = ledger
         self._grams = grams
         self._clock = clock
+        self._spent = spent
 
     def turn(self, now_ns: int) -> None:
         """Answer those whose time has come; the others wait on."""
         due_ns = self._questions.due_ns
         if due_ns is None or due_ns > now_ns:
             return
-        began_ns = self._clock()
+        began_ns = self._spent()
         waiting, ready = self._sort(self._questions.take(), now_ns)
         if ready:
             # Up to this moment, in which what was just taken in has ended.
-            ahead = Ahead(self._accountant.preview(began_ns + 1))
+            ahead = Ahead(self._accountant.preview(self._clock() + 1))
             for question in ready:
                 self._answer(question, ahead, now_ns)
         self._questions.back(waiting)
-        self._questions.answered(self._clock() - began_ns)
+        self._questions.answered(self._spent() - began_ns)
 
     def fail(self, error: Exception) -> None:
         """The books cannot be asked now."""

@@ -20,7 +20,7 @@ from wattledger_collectors.engines.request_names import Names, names_of
 MOST_WAITING = 32
 PACE_NS = NS_PER_S // 5
 _LONGEST_REST_NS = 5 * NS_PER_S
-_SHARE = 20
+_SHARE = 10
 
 
 class BusyError(WattledgerError):
@@ -109,6 +109,6 @@ class Questions:
             self._hurry()
 
     def answered(self, spent_ns: int) -> None:
-        """Rest for as long as that work bids: it shall take a twentieth of the time at most."""
+        """Rest for as long as that work bids: it shall take a tenth of a core at most."""
         rest_ns = min(max(PACE_NS, _SHARE * spent_ns), _LONGEST_REST_NS)
         self._next_ns = self._clock() + rest_ns

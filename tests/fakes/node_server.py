@@ -34,6 +34,7 @@ class FakeNode(NodeServicer):
     answer: RequestAnswer = field(default_factory=RequestAnswer)
     asked: list[RequestQuestion] = field(default_factory=list)
     silent_s: float = 0.0
+    abort_request: bool = False
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
@@ -43,6 +44,8 @@ class FakeNode(NodeServicer):
     ) -> RequestAnswer:
         self.asked.append(request)
         threading.Event().wait(self.silent_s)
+        if self.abort_request:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return self.answer
 
     def Record(  # noqa: N802 - the wire's name

@@ -108,6 +108,10 @@ class Caller:
     def status(self) -> node_pb2.Status:
         return self._node.GetStatus(node_pb2.StatusRequest(), timeout=10.0)
 
+    def request(self, request: str, wait_s: float = 0.0) -> node_pb2.RequestAnswer:
+        question = node_pb2.RequestQuestion(request=request, wait_s=wait_s)
+        return self._node.GetRequest(question, timeout=30.0)
+
     def record(self) -> Iterable[node_pb2.TraceLines]:
         return self._node.Record(node_pb2.RecordRequest(), timeout=30.0)
 

@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 
 from fakes.daemon_process import DaemonProcess
+from fakes.ledger_reading import assert_balanced, finishes, posted_tokens
 from fakes.llama_server import LlamaServer, make_model, plain_environment
-from wattledger.store import open_ledger
-from wattledger.store.sqlite import SqliteLedger
 from wattledger_collectors.engines.attach import attach_environment
 
 pytestmark = pytest.mark.engine
 
-FOREVER_NS = 1 << 62
 PATIENCE_S = 60.0
 
 
@@ -78,49 +76,10 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def booked(ledger: Path) -> tuple[int, int, int]:
-    """(requests, prompt tokens, decode tokens) of the finished requests in the ledger."""
-    with SqliteLedger(ledger, writable=False, create=False) as store:
-        done = store.requests(0, FOREVER_NS)
-    finishes = [energy.finish for energy in done]
-    return (
-        len(finishes),
-        sum(f.prompt_tokens for f in finishes),
-        sum(f.decode_tokens for f in finishes),
-    )
-
-
-def posted_tokens(ledger: Path) -> tuple[int, int, int]:
-    """(prefill, cached, decode) tokens of all postings."""
-    store = open_ledger(f"sqlite:{ledger}")
-    try:
-        amounts = [piece.amounts for piece in store.slices([0, FOREVER_NS]).slices]
-    finally:
-        store.close()
-    return (
-        sum(a.prefill_tokens for a in amounts),
-        sum(a.cached_tokens for a in amounts),
-        sum(a.decode_tokens for a in amounts),
-    )
-
-
-def assert_balanced(ledger: Path) -> None:
-    store = open_ledger(f"sqlite:{ledger}")
-    try:
-        books = store.books(0, FOREVER_NS)
-    finally:
-        store.close()
-    assert books.devices
-    assert [(b.metered_uj, b.metered_ns) for b in books.devices] == [
-        (b.posted_uj, b.posted_ns) for b in books.devices
-    ]
-    assert books.dropped == 0
-
-
 def wait_until_booked(daemon: DaemonProcess, traffic: Traffic) -> None:
     """Stop the daemon once it has heard of every request; it books what is left."""
     deadline = time.monotonic() + PATIENCE_S
-    while booked(daemon.ledger)[0] < traffic.requests and time.monotonic() < deadline:
+    while len(finishes(daemon.ledger)) < traffic.requests and time.monotonic() < deadline:
         time.sleep(0.5)
     daemon.signal(signal.SIGTERM)
     assert daemon.exit_status() == 0
@@ -155,11 +114,11 @@ def test_killed_and_stopped_daemons_lose_and_double_nothing(folder: Path) -> Non
         # Not a timing: a server that waited for its meter would serve next to nothing.
         assert deaf > heard / 2
         wait_until_booked(last, traffic)
-        assert booked(last.ledger) == (
-            traffic.requests,
-            traffic.prompt_tokens,
-            traffic.decode_tokens,
-        )
-        prefill, cached, decode = posted_tokens(last.ledger)
-        assert (prefill + cached, decode) == (traffic.prompt_tokens, traffic.decode_tokens)
+        done = finishes(last.ledger)
+        assert len(done) == traffic.requests
+        assert sum(finish.prompt_tokens for finish in done) == traffic.prompt_tokens
+        assert sum(finish.decode_tokens for finish in done) == traffic.decode_tokens
+        posted = posted_tokens(last.ledger)
+        assert posted.prefill_tokens + posted.cached_tokens == traffic.prompt_tokens
+        assert posted.decode_tokens == traffic.decode_tokens
         assert_balanced(last.ledger)

@@ -249,7 +249,7 @@ def test_work_that_took_long_is_followed_by_a_long_rest() -> None:
     now = [0]
     questions = Questions(lambda: now[0])
     questions.ask("r")
-    questions.answered(S // 20)
+    questions.answered(S // 10)
     assert questions.due_ns == S
     questions.answered(100 * S)
     assert questions.due_ns == 5 * S

@@ -44,27 +44,42 @@ def test_the_daemon_is_asked_over_grpc() -> None:
     assert 4.0 < question.wait_s < 5.0
 
 
-def test_a_daemon_that_is_not_there_is_left_alone_for_a_while() -> None:
+def test_a_daemon_that_fails_is_left_alone_for_longer_each_time() -> None:
     now_s = [0.0]
-    opened: list[str] = []
+    node = FakeNode(abort_request=True)
 
-    def socket() -> str:
-        opened.append("")
-        return "/nowhere/d.sock"
+    async def ask() -> list[int]:
+        asking, told = Asking(lambda: str(node.path), lambda: now_s[0]), []
+        for now_s[0] in (0.0, 0.9, 1.1, 2.9, 3.2, 3.3):
+            for _ in range(5):
+                assert await asking.about("x", 0, 5.0) is None
+            told.append(len(node.asked))
+        node.abort_request = False
+        now_s[0] = 60.0
+        assert await asking.about("x", 0, 5.0) is None
+        node.abort_request = True
+        for now_s[0] in (60.0, 61.1):
+            for _ in range(5):
+                assert await asking.about("x", 0, 5.0) is None
+            told.append(len(node.asked))
+        asking.close()
+        return told
 
+    with serving(node):
+        # Three faults, then a pause of 1 s, 2 s, 4 s; an answer, and it begins at 1 s again.
+        assert asyncio.run(ask()) == [3, 3, 6, 6, 9, 9, 13, 16]
+
+
+def test_nobody_there_costs_nothing() -> None:
     async def ask() -> None:
-        asking = Asking(socket, lambda: now_s[0])
-        for _ in range(3):
+        asking = Asking(lambda: "/nowhere/d.sock")
+        for _ in range(5):
             assert await asking.about("x", 0, 5.0) is None
-        began_s = time.perf_counter()
-        assert await asking.about("x", 0, 5.0) is None
-        assert time.perf_counter() - began_s < 1.0
-        now_s[0] = 6.0
-        assert await asking.about("x", 0, 5.0) is None
         asking.close()
 
+    began_s = time.perf_counter()
     asyncio.run(ask())
-    assert len(opened) == 1
+    assert time.perf_counter() - began_s < 5.0
 
 
 def test_a_daemon_that_hangs_costs_no_more_than_the_wait() -> None:

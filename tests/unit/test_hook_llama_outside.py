@@ -106,6 +106,18 @@ def test_a_reset_ends_a_completion_that_was_left_open() -> None:
     assert not world.told().finishes
 
 
+def test_an_engine_that_rolls_back_by_itself_goes_on() -> None:
+    class RollingBack(FakeLlama):
+        def sample(self) -> int:
+            if self.n_tokens == 12:
+                self.load_state(self.input_ids[: self.n_tokens])
+            return super().sample()
+
+    world = World(RollingBack())
+    complete(world.llama, range(10), 5)
+    assert world.told().counts == Counts(6, 10, 5, 1)
+
+
 def test_an_evaluation_between_two_tokens_of_a_stream_changes_nothing_for_the_engine() -> None:
     world = World()
     stream = world.llama.generate(range(10))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattledger_collectors.engines.events import Counts, Event
-from wattledger_collectors.wire import EngineFacts, Identity, Press
+from wattledger_collectors.engines.facts import EngineFacts
+from wattledger_collectors.wire import Identity, Press
 from wattledger_proto.v1 import collect_pb2
 
 

@@ -134,3 +134,22 @@ def test_a_reading_of_an_unknown_device_never_reaches_the_books() -> None:
     assert runner.health.state is SensorState.FAILING
     assert "gpu9" in runner.health.reason
     assert sink.evidence == [GPU0]
+
+
+def test_what_somebody_waits_for_is_handed_over_at_the_next_poll() -> None:
+    now_ns = [0]
+    sensor, sink = FakeSensor([GPU0], [[reading(n)] for n in range(1, 9)]), Sink()
+    runner = SensorRunner(Source.of(sensor), sink, clock=lambda: now_ns[0])
+
+    def polls(times: int) -> int:
+        """How many readings have come after so many polls more."""
+        for _ in range(times):
+            runner.turn()
+            now_ns[0] += 100_000_000
+        return len(sink.evidence) - 1
+
+    # The first is told with its device, the others once a second.
+    assert polls(4) == 1
+    runner.asked = True
+    assert polls(1) == 5
+    assert polls(3) == 5

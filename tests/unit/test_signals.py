@@ -57,6 +57,18 @@ def test_once_ready_signals_wait_for_the_end_of_a_turn(signals: Signals) -> None
     assert taken == [signal.SIGHUP, signal.SIGTERM, None]
 
 
+def test_a_poke_ends_the_wait_and_hides_no_signal(signals: Signals) -> None:
+    signals.ready()
+    poking = threading.Timer(0.05, signals.poke)
+    poking.start()
+    assert signals.next(30.0) is None
+    poking.join()
+    for _ in range(3):
+        signals.poke()
+    signals.take(signal.SIGHUP)
+    assert [signals.next(0.0) for _ in range(3)] == [None, signal.SIGHUP, None]
+
+
 def test_a_required_sensor_whose_driver_hangs_refuses_the_start() -> None:
     hung = threading.Event()
     sensor = FakeSensor([Device("cpu0", DeviceKind.CPU)], [[]], name="rapl")

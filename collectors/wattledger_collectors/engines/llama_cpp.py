@@ -67,8 +67,8 @@ def install(module: ModuleType) -> None:
 
     Raises ImportError where grpc or protobuf is missing in the engine's environment.
     """
+    from wattledger_collectors.engines.facts import EngineFacts
     from wattledger_collectors.reporter import Reporting
-    from wattledger_collectors.wire import EngineFacts
 
     if hasattr(module.Llama, "_wattledger_live"):
         return
@@ -221,10 +221,11 @@ class Hook:
 
     @harmless
     def _context_replaced(self, llama: Any, reset_ns: int) -> None:
-        """What is open on this Llama cannot go on, unless it is `generate` that begins anew."""
-        if llama._wattledger_prefill is not None:
+        """What is open on this Llama cannot go on, unless `generate` itself does this."""
+        live: Request | None = llama._wattledger_live
+        if live is not None and live.runs:
             return
-        for left in (llama._wattledger_live, llama._wattledger_outside):
+        for left in (live, llama._wattledger_outside):
             if left is not None:
                 left.abandoned()
         llama._wattledger_outside, llama._wattledger_reset_ns = None, reset_ns

@@ -233,7 +233,7 @@ def untold(_: Event) -> None:
 def ends_generation(llama: Any, token: int) -> bool:
     """Whether the engine itself takes the token for the end (`llama_vocab_is_eog`).
 
-    A Llama that was closed has freed its vocabulary: to look there would end the process.
+    A Llama that was closed has freed its vocabulary: nobody may look there any more.
     """
     bindings = sys.modules.get("llama_cpp.llama_cpp")
     is_end = getattr(bindings, "llama_vocab_is_eog", None)

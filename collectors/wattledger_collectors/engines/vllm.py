@@ -29,6 +29,7 @@ from types import ModuleType
 
 from wattledger_collectors.engines import autoload
 from wattledger_collectors.engines.events import EventBuffer
+from wattledger_collectors.engines.facts import EngineFacts
 from wattledger_collectors.engines.vllm_hook import Hook
 from wattledger_collectors.engines.vllm_place import Place, engine_pids
 
@@ -81,7 +82,6 @@ def _report(place: Place, rank: int) -> EventBuffer:
     from multiprocessing.util import Finalize
 
     from wattledger_collectors.reporter import Reporting
-    from wattledger_collectors.wire import EngineFacts
 
     facts = EngineFacts(
         engine=place.engine(rank),

@@ -7,7 +7,8 @@ the highest sum that it has told, and never tells a token twice.
 
 - Prompt tokens are those computed, cached ones apart; they move with the batch that first yields
   a token, so a prompt of many batches shows at its end. Embeddings are prompts.
-- Nothing counts requests: none are told as finished.
+- Nothing counts requests: none are told as finished, and cached tokens, which are booked with
+  those, are not booked.
 - Counters are printed with six digits: from a million on they move in tens, from ten million in
   hundreds. What is told lags or leads by less than that, and it does not add up.
 - Each look at `/metrics` ends the window over which the server averages its own gauges

@@ -68,7 +68,7 @@ class Saving:
             if held is calibration:
                 continue
             self._lessons[key] = self._lessons.get(key, 0) + 1
-            if held is None or held.fit is not calibration.fit:
+            if calibration.fit is not (held.fit if held is not None else None):
                 self._news.add(key)
 
     def take(self, book: CostBook, taught_ns: int, *, every: bool = False) -> list[Calibrated]:

@@ -33,6 +33,9 @@ WIDEST_RATIO = 0.2
 MOST_RESIDUAL_RATIO = 0.1
 _SYSTEMATIC_RATIO = 0.01
 """What no number of rows makes better: a chip that drifts is no straight line."""
+_ALIKE = 1.2
+"""Blocks that follow one another err a little alike too: found in simulation."""
+_SURELY = 1.5
 _LEAST_GROUPS = 4
 # Student's t at 97.5 %, by groups less one.
 _T = (inf, 12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23, 2.21, 2.18, 2.17, 2.15)
@@ -83,7 +86,7 @@ def estimate(groups: Sequence[Gram], idle: Idle | None) -> Estimate:
     with_context = (*columns, CONTEXT)
     if not refused and _told_apart(whole, with_context, CONTEXT):
         richer = _fitted(whole, groups, with_context, idle)
-        if richer.values[CONTEXT] > richer.halves[CONTEXT]:
+        if richer.values[CONTEXT] > _SURELY * richer.halves[CONTEXT]:
             found = richer
         else:
             found = _widened(found, richer)
@@ -162,7 +165,7 @@ def _fitted(
         for at in columns:
             mean = sum(found[at] for found in left_out) / many
             spread = sum((found[at] - mean) ** 2 for found in left_out)
-            squares[at] = quantile**2 * spread * (many - 1) / many
+            squares[at] = (_ALIKE * quantile) ** 2 * spread * (many - 1) / many
     if idle is not None and idle.error_w:
         moved = _solved(whole, columns, replace(idle, power_w=idle.power_w + idle.error_w), lag)
         squares = [
