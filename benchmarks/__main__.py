@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME...]`; without a name hook, cli, daemon and peers.
 
-`truth`, `split`, `export`, `tokens`, `soak` and `peers-apart` run only by name. Exit 1: a bar is
-missed.
+`truth`, `split`, `export`, `tokens`, `throughput`, `soak` and `peers-apart` run only by name.
+Exit 1: a bar is missed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from benchmarks import (
     cli_cost,
     daemon_cost,
+    engine_throughput,
     export_cost,
     hook_cost,
     peers,
@@ -36,6 +37,7 @@ BENCHES = {
     "split": split.measure,
     "export": export_cost.measure,
     "tokens": tokens_cost.measure,
+    "throughput": engine_throughput.measure,
 }
 
 

@@ -1,8 +1,8 @@
 """What the vLLM hook adds to a step: a bare front end against a hooked one, in turns.
 
-The front end only looks its requests up, as vLLM does at the least. Every request lives 256 tokens,
-so that some begin and end all the time. What the reporter's thread spends on the same steps, under
-the engine's own interpreter lock, is shown beside it.
+The front end reads of an output what vLLM reads at the least, and makes no text. Every request
+lives 256 tokens, so that some begin and end all the time. What the reporter's thread spends on the
+same steps, under the engine's own interpreter lock, is shown beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class BareProcessor(vllm.OutputProcessor):
 
     def process_outputs(self, outputs: list[Any], *_: Any) -> Any:
         for output in outputs:
-            self.request_states[output.request_id].is_prefilling = False
+            state = self.request_states[output.request_id]
+            state.generated += len(output.new_token_ids)
+            if output.events is not None or output.prefill_stats is not None:
+                state.is_prefilling = False
             if output.finish_reason is not None:
                 del self.request_states[output.request_id]
 

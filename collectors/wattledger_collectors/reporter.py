@@ -215,7 +215,13 @@ class Reporter:
         while events := self._buffer.take(self._pace.batch_events, self._pace.batch_entries):
             for model, run in groupby(events, key=lambda event: event[1]):
                 batch = list(run)
-                self.outbox.add(self._press.batch(model, batch, self._buffer.dropped), len(batch))
+                try:
+                    payload = self._press.batch(model, batch, self._buffer.dropped)
+                except Exception as error:  # noqa: BLE001 - the engine hook's border
+                    self._buffer.drop(batch)
+                    self._tell_once("unsayable", f"events cannot be told ({error}): dropped")
+                else:
+                    self.outbox.add(payload, len(batch))
 
     def _look_up_pids(self) -> None:
         """Workers may be started, and die, at any time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -108,7 +108,15 @@ class Press:
             self._pids = sorted({*look_up()})[:MOST_PIDS] or self._pids
 
     def batch(self, model: str, events: Sequence[Event], dropped: Counts) -> bytes:
-        """A batch without its stamp."""
+        """A batch without its stamp; what cannot be made into one was never told."""
+        before = replace(self._told)
+        try:
+            return self._batch(model, events) + self.empty(dropped)
+        except Exception:
+            self._told = before
+            raise
+
+    def _batch(self, model: str, events: Sequence[Event]) -> bytes:
         self._model = model
         batch = self._pb.Batch()
         names = _Names()
@@ -130,7 +138,7 @@ class Press:
             elif event[0] in {"step", "token"}:
                 self._add_step(batch.steps.add(sequence=self._told.steps), event, names)
         self._name_requests(batch, list(names.numbers))
-        return batch.SerializeToString() + self.empty(dropped)
+        return batch.SerializeToString()
 
     def _add_finish(
         self, finish: collect_pb2.Finish, event: FinishEvent | TallyEvent, names: _Names

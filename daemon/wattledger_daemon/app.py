@@ -47,6 +47,7 @@ from wattledger_daemon.server import SocketServer
 from wattledger_daemon.settings import changed
 from wattledger_daemon.signals import Signals
 from wattledger_daemon.sources import Sources
+from wattledger_daemon.tenants import Tenants
 
 if TYPE_CHECKING:
     from wattledger_daemon.scraping import Scraping
@@ -120,7 +121,8 @@ class Daemon:
         self._host = config.site.host or socket.gethostname()
         self._intake = Intake(_INTAKE_RECORDS)
         self._bank = SensorBank(config, self._intake.offer, find_sensors())
-        self._sources = Sources(self._intake, self._bank.track)
+        tenants = Tenants(config.tenants.values())
+        self._sources = Sources(self._intake, self._bank.track, tenants=tenants)
         self._recorder = Recorder()
         self._questions = Questions(
             self._time.monotonic_ns, self._signals.poke, self._bank.hand_over_soon
@@ -287,6 +289,8 @@ class Daemon:
         costs = dict.fromkeys(before.cost, DEFAULT_COST_MODEL) | dict(config.cost)
         if config.cost != before.cost:
             self._intake.offer([PinnedCost(engine, cost) for engine, cost in costs.items()])
+        if config.tenants != before.tenants:
+            self._sources.set_tenant_rules(config.tenants.values())
         for key in changed(before, config):
             if key in LIVE_KEYS:
                 _LOG.info(event("applied", key=key))

@@ -21,6 +21,7 @@ from wattledger_daemon.export.addresses import http_url, listen_address
 from wattledger_daemon.redfish_options import https_origin, redfish_path
 from wattledger_daemon.scrape_options import ScrapeTarget, scrape_targets
 from wattledger_daemon.settings import absolute_path, named, number, one_of, text
+from wattledger_daemon.tenants import TenantRule, tenant_rule_of
 
 SensorMode = Annotated[Literal["auto", "off", "require"], one_of("auto", "off", "require")]
 
@@ -163,7 +164,8 @@ class OtlpConfig:
 class DaemonConfig:
     """The whole of `wattledger.toml`; `cost` pins an engine's cost model by engine name.
 
-    `rules` say whose processes are; the first that fits, in the order of the file.
+    `rules` say whose processes are, `tenants` whose requests are; the first that fits, in the
+    order of the file.
     """
 
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
@@ -178,6 +180,9 @@ class DaemonConfig:
     otlp: OtlpConfig = field(default_factory=OtlpConfig)
     cost: Annotated[Mapping[str, CostModel], named(_cost)] = field(default_factory=dict)
     rules: Annotated[Mapping[str, Rule], named(rule_of)] = field(default_factory=dict)
+    tenants: Annotated[Mapping[str, TenantRule], named(tenant_rule_of)] = field(
+        default_factory=dict
+    )
     scrape: Annotated[Mapping[str, ScrapeTarget], scrape_targets] = field(default_factory=dict)
 
 
@@ -190,6 +195,7 @@ LIVE_KEYS = frozenset(
         "power.static_w",
         "log.level",
         "cost",
+        "tenants",
     }
 )
 """Keys that a reload applies to the running daemon; any other needs a restart."""

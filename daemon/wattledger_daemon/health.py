@@ -74,7 +74,10 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the pipeline did: its turns, what it keeps for a restart, events counted in pages."""
+    """What the pipeline did: its turns, what it keeps for a restart, events counted in pages.
+
+    `folded` requests stand with the others, their tenant being one too many.
+    """
 
     turn_s: float = 0.0
     longest_turn_s: float = 0.0
@@ -82,6 +85,7 @@ class Work:
     late: int = 0
     duplicates: int = 0
     dropped: int = 0
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,11 @@ class Health:
         turn_s = duration_ns / NS_PER_S
         longest_s = max(self._work.longest_turn_s, turn_s)
         self._work = replace(self._work, turn_s=turn_s, longest_turn_s=longest_s)
+
+    def folded(self, requests: int) -> None:
+        """Note how many requests' tenants were folded into the others so far."""
+        if requests != self._work.folded:
+            self._work = replace(self._work, folded=requests)
 
     def booked(self, page: Page) -> None:
         """Count a booked window, once however often it is booked again."""

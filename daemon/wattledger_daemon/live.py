@@ -109,8 +109,11 @@ def window_sums(page: Page) -> WindowSums:
         groups[_group(account)].take(posting)
         if account.engine is not None:
             held = engines.get(account.engine)
-            if held is None:
-                held = engines[account.engine] = EngineSums(account.workload, account.job)
+            # Its requests may be others'; idle it is its own.
+            if held is None or account.activity is Activity.ENGINE_IDLE:
+                sums = Sums() if held is None else held.sums
+                held = EngineSums(account.workload, account.job, sums)
+                engines[account.engine] = held
             held.sums.take(posting)
     epoch_ns = page.clock.epoch_ns
     return WindowSums(page.start_ns - epoch_ns, page.end_ns - epoch_ns, dict(groups), engines)

@@ -144,6 +144,7 @@ class Pipeline:
             self._worked()
             self._answering.turn(now_ns)
         self._health.turned(self._time.monotonic_ns() - now_ns)
+        self._health.folded(self._sources.folded)
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
         )

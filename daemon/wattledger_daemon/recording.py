@@ -7,7 +7,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from wattledger.records import DEFAULT_COST_MODEL, Device, Engine, Evidence, PinnedCost, Process
+from wattledger.records import (
+    DEFAULT_COST_MODEL,
+    Device,
+    Engine,
+    Evidence,
+    PinnedCost,
+    Process,
+    RequestOwner,
+)
 from wattledger.trace import encode
 
 _MAX_SUBSCRIBERS = 2
@@ -15,6 +23,7 @@ _MAX_CHUNKS = 64
 _CHUNK_LINES = 1000
 
 Lines = Sequence[str]
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -45,20 +54,22 @@ class Subscription:
 class Transcript:
     """Makes of evidence what a replay will read as the daemon did.
 
-    A replay sorts by time, and takes what bears no time (devices, engines, cost models) for true
-    all along: so that a recording must end where one of those changes.
+    A replay sorts by time, and takes what bears no time (devices, engines, cost models, whose
+    requests are) for true all along: so that a recording must end where one of those changes.
     """
 
     def __init__(self) -> None:
         self._devices: dict[str, Device] = {}
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, PinnedCost] = {}
+        self._owners: dict[tuple[str, str], RequestOwner] = {}
 
     def changed(self, known: Sequence[Evidence]) -> str | None:
         """Compare with what was `known` a turn ago; the reason to end recordings, if any."""
         devices = {item.device: item for item in known if isinstance(item, Device)}
         engines = {item.engine: item for item in known if isinstance(item, Engine)}
         costs = {item.engine: item for item in known if isinstance(item, PinnedCost)}
+        owners = {(i.engine, i.request): i for i in known if isinstance(i, RequestOwner)}
         reason = None
         if name := _differing(self._devices, devices):
             reason = f"what is known of {name} (its idle power, say) changed"
@@ -66,7 +77,10 @@ class Transcript:
             reason = f"engine {name} registered anew with other processes"
         elif name := _differing(self._costs, costs):
             reason = f"the cost model of {name} changed"
+        elif request := _differing(self._owners, owners):
+            reason = f"request {request[1]} came again as another's"
         self._devices, self._engines, self._costs = devices, engines, costs
+        self._owners = owners
         return f"{reason}: record again" if reason else None
 
     def preamble(self, known: Sequence[Evidence]) -> list[Evidence]:
@@ -96,7 +110,7 @@ class Transcript:
         return pinned.engine in self._engines and pinned.cost != DEFAULT_COST_MODEL
 
 
-def _differing(before: Mapping[str, T], now: Mapping[str, T]) -> str | None:
+def _differing(before: Mapping[K, T], now: Mapping[K, T]) -> K | None:
     """The first name that both know, each otherwise."""
     return next((name for name, item in before.items() if now.get(name, item) != item), None)
 

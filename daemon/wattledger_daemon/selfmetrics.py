@@ -91,6 +91,8 @@ def _told(snapshot: Snapshot, cost: OwnCost) -> Iterator[_Figure]:
     yield "pipeline", "late_events", work.late
     yield "pipeline", "duplicate_events", work.duplicates
     yield "pipeline", "dropped_events", work.dropped
+    if work.folded:
+        yield "pipeline", "folded_requests", work.folded
     for sensor in snapshot.sensors:
         yield from _of_sensor(sensor)
     for device in snapshot.devices:

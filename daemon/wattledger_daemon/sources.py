@@ -20,6 +20,7 @@ from wattledger_daemon.batches import MAX_AGE_NS, MAX_TEXT, Events, engine_of, e
 from wattledger_daemon.health import EngineHealth
 from wattledger_daemon.intake import Count, Delivery, Intake
 from wattledger_daemon.logs import event
+from wattledger_daemon.tenants import MOST_A_DAY, OTHERS, TenantRule, Tenants
 from wattledger_proto.v1 import collect_pb2
 
 _LOG = logging.getLogger(__name__)
@@ -70,10 +71,13 @@ class Sources:
         intake: Intake,
         track: Callable[[Iterable[int]], None],
         proc_root: Path = Path("/proc"),
+        tenants: Tenants | None = None,
     ) -> None:
         self._intake = intake
         self._track = track
         self._proc_root = proc_root
+        self._tenants = tenants or Tenants()
+        self._folding = False
         self._lock = threading.Lock()
         self._sources: dict[str, _Source] = {}
         # Refused batches of those who never sent a good one, by the name they gave.
@@ -130,6 +134,16 @@ class Sources:
                 source = self._sources.get(delivery.source)
                 if source is not None:
                     source.committed = max(source.committed, delivery.sequence)
+
+    def set_tenant_rules(self, rules: Iterable[TenantRule]) -> None:
+        """Use other rules for whose requests are, of requests that begin from now on."""
+        with self._lock:
+            self._tenants.set_rules(rules)
+
+    @property
+    def folded(self) -> int:
+        """Requests whose tenant was one too many of a day, so that they stand with the others."""
+        return self._tenants.folded
 
     def claim(self, process: Process) -> Process:
         """A process as found on the host, with what its own engine says of it on top."""
@@ -256,11 +270,21 @@ class Sources:
         now_ns: int,
     ) -> None:
         events, message = told
-        delivery = Delivery(batch.source, batch.sequence, message, events, introduced)
+        name, names = batch.engine.engine, events.steps.names
+        owners = self._tenants.news(
+            (name, batch.engine.model), names, batch.request_tenants, now_ns
+        )
+        if self._tenants.folded and not self._folding:
+            self._folding = True
+            _LOG.warning(event("tenants_folded", most_a_day=MOST_A_DAY, into=OTHERS))
+        known = (*introduced, *owners)
+        delivery = Delivery(batch.source, batch.sequence, message, events, known)
         if not self._intake.deliver(delivery):
             # What the registration said went down with the batch: say it again next time.
             source.registration = b""
+            self._tenants.forget(name, [owner.request for owner in owners])
             raise BusyError("the queue is full")
+        self._tenants.ended(name, [finish.request for finish in events.finishes])
         source.received = batch.sequence
         if events:
             source.last_events_ns = now_ns

@@ -47,6 +47,8 @@ class _Request:
     answer: int
     prefilled: int = 0
     decoded: int = 0
+    chunks: int = 0
+    began_s: float = 0.0
 
 
 _Parts = list[tuple[_Request, int, int, int]]
@@ -54,13 +56,12 @@ _Parts = list[tuple[_Request, int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward pass, seconds, and what it really drew over idle power, joules."""
+    """One forward pass, seconds, what it really drew over idle power, J, and what is told of it."""
 
-    step: Step
+    steps: tuple[Step, ...]
     start_s: float
     end_s: float
     energy_j: float
-    totals: tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -79,10 +80,14 @@ class Spent:
 class SimEngine:
     """Makes passes until `until_s`; before `named_from_s` a pass is told as one request alone.
 
-    That is much quicker, and all that calibration looks at.
+    That is much quicker, and all that calibration looks at. `overlapping`: a prefill that took
+    three passes or more is told when it is done, as a step of its own beside the others, and a
+    pass in which nobody got a token is not told at all.
     """
 
-    def __init__(self, truth: Truth, seed: int, named_from_s: float = 0.0) -> None:
+    def __init__(
+        self, truth: Truth, seed: int, named_from_s: float = 0.0, *, overlapping: bool = False
+    ) -> None:
         self.truth = truth
         self.spent: dict[str, Spent] = defaultdict(Spent)
         self.tokens = [0, 0]
@@ -91,12 +96,13 @@ class SimEngine:
         self._requests: list[_Request] = []
         self._made = 0
         self._drift = 0.0
+        self._overlapping = overlapping
+        self._seq = 0
 
     def passes(self, until_s: float) -> Iterator[Pass]:
         """All passes in order of time."""
         now_s = change_s = 0.1
         users = 0
-        seq = 0
         while now_s < until_s:
             if now_s >= change_s:
                 change_s = now_s + self._random.uniform(*self.truth.stay_s)
@@ -107,8 +113,7 @@ class SimEngine:
             if not self._requests:
                 now_s = change_s
                 continue
-            seq += 1
-            made = self._pass(seq, now_s)
+            made = self._pass(now_s)
             yield made
             now_s = made.end_s
             if users < 8 and self._random.random() < 0.02:
@@ -122,7 +127,7 @@ class SimEngine:
         prompt, answer = (max(1, round(n * self._random.uniform(0.5, 1.5))) for n in mix)
         return _Request(f"r{self._made}", prompt, answer)
 
-    def _pass(self, seq: int, start_s: float) -> Pass:
+    def _pass(self, start_s: float) -> Pass:
         decoding = [r for r in self._requests if r.prefilled == r.prompt]
         parts: _Parts = [(r, 0, 1, r.prompt + r.decoded) for r in decoding]
         budget = _BUDGET_TOKENS - len(decoding)
@@ -147,15 +152,42 @@ class SimEngine:
         if not named:
             told = (RequestTokens("", prefill, decode, context),)
         for request, chunk, decoded, _ in parts:
+            if chunk:
+                request.began_s = request.began_s or start_s
+                request.chunks += 1
             request.prefilled += chunk
             request.decoded += decoded
             if request.decoded >= request.answer:
                 self.spent[request.name].ended_s = end_s
+        steps = (
+            self._overlap(parts, start_s, end_s)
+            if self._overlapping
+            else (self._step(start_s, end_s, told),)
+        )
         self._requests = [r for r in self._requests if r.decoded < r.answer]
         self.tokens[PREFILL] += prefill
         self.tokens[DECODE] += decode
-        step = Step("e", seq, round(start_s * NS_PER_S), round(end_s * NS_PER_S), told)
-        return Pass(step, start_s, end_s, energy_j, (prefill, decode, context))
+        return Pass(steps, start_s, end_s, energy_j)
+
+    def _step(self, start_s: float, end_s: float, told: tuple[RequestTokens, ...]) -> Step:
+        self._seq += 1
+        return Step("e", self._seq, round(start_s * NS_PER_S), round(end_s * NS_PER_S), told)
+
+    def _overlap(self, parts: _Parts, start_s: float, end_s: float) -> tuple[Step, ...]:
+        steps, short = [], 0
+        for request, chunk, _, _ in parts:
+            if chunk and request.prefilled == request.prompt:
+                if request.chunks > 2:
+                    told = (RequestTokens("", request.prompt, 0, 0),)
+                    steps.append(self._step(request.began_s, end_s, told))
+                else:
+                    short += request.prompt
+        decode = sum(part[2] for part in parts)
+        context = sum(part[3] for part in parts)
+        if short or decode:
+            told = (RequestTokens("", short, decode, context),)
+            steps.append(self._step(start_s, end_s, told))
+        return tuple(steps)
 
     def _book(
         self,

@@ -121,7 +121,7 @@ def evidence_of(
         found: list[Evidence] = []
         while ahead is not None and ahead.end_s <= second + 1:
             counter.add(ahead)
-            found.append(ahead.step)
+            found += ahead.steps
             ahead = next(passes, None)
         for poll in range(10):
             t_s = second + poll / 10 + random.uniform(0.0, 0.003)
@@ -131,9 +131,17 @@ def evidence_of(
         yield second + 1.0, found
 
 
-def run(truth: Truth, seed: int, seconds: float, named_from_s: float | None = None) -> Outcome:
+def run(
+    truth: Truth,
+    seed: int,
+    seconds: float,
+    named_from_s: float | None = None,
+    *,
+    overlapping: bool = False,
+) -> Outcome:
     """A simulation booked as the daemon books; requests are named from `named_from_s` on."""
-    engine = SimEngine(truth, seed, seconds if named_from_s is None else named_from_s)
+    from_s = seconds if named_from_s is None else named_from_s
+    engine = SimEngine(truth, seed, from_s, overlapping=overlapping)
     accountant = Accountant(CLOCK, SETTINGS)
     outcome = Outcome(engine)
     for now_s, found in evidence_of(engine, seed, seconds):

@@ -52,8 +52,16 @@ def requests(daemon: DaemonProcess, asked: str) -> subprocess.CompletedProcess[s
     environ = {**os.environ, "WATTLEDGER_CONFIG": str(daemon.config)}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
-        [sys.executable, "-m", "wattledger_cli", "requests", "--request", asked]
-        + ["--format", "json"],
+        [
+            sys.executable,
+            "-m",
+            "wattledger_cli",
+            "--format",
+            "json",
+            "requests",
+            "--request",
+            asked,
+        ],
         env=environ,
         capture_output=True,
         text=True,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -23,9 +27,16 @@ HTTP_ID = re.compile(r"(?:chat)?cmpl-(\w+-\d+)\b")
 """The client's X-Request-Id in the name of a request: an HTTP request may be several of them."""
 
 
+TENANTS = ("acme", "globex", "initech")
+RULES = """
+[tenants]
+by-id = { request = "*cmpl-{tenant}-*", workload = "chat", job = "{tenant}" }
+"""
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[VllmSite, DaemonProcess]]:
-    with metered(*CHUNKED) as (site, daemon):
+    with metered(*CHUNKED, config=RULES) as (site, daemon):
         yield site, daemon
 
 
@@ -79,6 +90,33 @@ def test_clients_that_go_away_leave_what_was_computed(site: VllmSite) -> None:
     assert len(done) == 32
     assert sum(f.decode_tokens for f in done) == after.decode_tokens - before.decode_tokens
     assert sum(f.decode_tokens < LONGEST for f in done) >= aborted
+
+
+def test_a_statement_shows_each_tenant_by_phase(site: VllmSite) -> None:
+    clients = Clients(site.server, *TENANTS)
+    clients.ask(72)
+    site.wait_until_booked()
+    done = by_http_request(site)
+    rows = statement(site)
+    for tenant in TENANTS:
+        mine = [f for name, found in done.items() if name.startswith(tenant) for f in found]
+        assert len(mine) > 20
+        prefill, decode = rows[tenant, "prefill"], rows[tenant, "decode"]
+        assert float(prefill["energy_kwh"]) > 0
+        assert float(decode["energy_kwh"]) > 0
+        assert int(decode["decode_tokens"]) == sum(finish.decode_tokens for finish in mine)
+        # A prompt's cached tokens were nobody's work: what is left was prefilled.
+        prompt = sum(finish.prompt_tokens - finish.cached_tokens for finish in mine)
+        assert int(prefill["prefill_tokens"]) == prompt
+        assert {(finish.job, finish.workload) for finish in mine} == {(tenant, "chat")}
+
+
+def statement(site: VllmSite) -> dict[tuple[str, str], dict[str, str]]:
+    """`wattledger usage` by job and activity, as a user gets it."""
+    command = [sys.executable, "-m", "wattledger_cli", "usage", "--last", "1h"]
+    command += ["--by", "job,activity", "--format", "csv", "--ledger", f"sqlite:{site.ledger}"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {(row["job"], row["activity"]): row for row in csv.DictReader(io.StringIO(told.stdout))}
 
 
 def test_the_books_close_with_nothing_dropped(running: tuple[VllmSite, DaemonProcess]) -> None:

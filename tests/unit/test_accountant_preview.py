@@ -19,6 +19,7 @@ from wattledger.records import (
     GroupUse,
     Page,
     ProcessUse,
+    StaticBasis,
     UseRecord,
 )
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
@@ -93,6 +94,31 @@ def test_a_preview_does_not_choose_the_device_of_an_engines_tokens() -> None:
     accountant.observe(gpu_use)
     (booked,) = accountant.flush(ns(4))
     assert [p.device for p in booked.postings if p.amounts.prefill_tokens] == ["gpu0"]
+
+
+def test_a_preview_teaches_no_idle_power() -> None:
+    """Of a partial window whose energy is not all there yet: it would learn far too little."""
+
+    def quiet(asked: bool) -> list[Page]:
+        accountant = Accountant(CLOCK, LEARNING)
+        accountant.observe(gpu())
+        pages: list[Page] = []
+        for second in range(120):
+            accountant.observe(UseRecord("gpu0", ns(second), ns(second + 1), ()))
+            for tenth in range(second * 10, second * 10 + 10):
+                # Less and less: each minute is lower than the one before.
+                energy_uj = tenth * 9_000_000 - tenth * tenth * 1000
+                accountant.observe(CounterReading("gpu0", ns(tenth / 10), energy_uj))
+            if asked:
+                accountant.preview(ns(second + 0.9))
+            for page in accountant.due(ns(second + 1)):
+                pages.append(page)
+                accountant.booked(page)
+        return pages
+
+    pages = quiet(asked=True)
+    assert pages == quiet(asked=False)
+    assert any(page.devices[0].static_basis is StaticBasis.LEARNED for page in pages)
 
 
 # ------------------------------------------------------------------------------ the law

@@ -15,6 +15,7 @@ from wattledger.records import (
     Evidence,
     Page,
     PinnedCost,
+    Step,
 )
 from wattledger.trace import Trace, TraceHeader, decode, encode
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
@@ -139,10 +140,10 @@ def test_a_late_step_restates_its_window_under_the_model_in_force(told: Told) ->
         item
         for _, found in told
         for item in found
-        if getattr(item, "engine", None) == "e" and getattr(item, "start_ns", -1) >= start_ns
+        if isinstance(item, Step) and item.start_ns >= start_ns
     )
     assert accountant.due(0) == []
-    accountant.observe(replace(step, seq=10**6))  # type: ignore[call-arg]
+    accountant.observe(replace(step, seq=10**6))
     (again,) = accountant.due(0)
     assert again.start_ns == early.start_ns
     assert methods([again]) == ["calibrated"]

@@ -7,7 +7,7 @@ whole hook may.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,6 +136,11 @@ class EventBuffer:
             pass
         self._entries -= entries
         return taken
+
+    def drop(self, events: Iterable[Event]) -> None:
+        """Counts events that were taken and will not be told."""
+        for event in events:
+            self.dropped.count(event)
 
     def clear(self) -> None:
         """Forgets everything: a forked child must not tell its parent's tokens again."""

@@ -40,7 +40,7 @@ class _Processor:
         self.place: Place | None = None
         self.aborting = False
         self._hook = hook
-        self._timelines: dict[int, Timeline] = {}
+        self._timelines: dict[int | None, Timeline] = {}
 
     def timeline(self, rank: int | None = None) -> Timeline:
         """Of a rank; without one, of the lowest that this process has."""
@@ -55,7 +55,7 @@ class _Processor:
     def tell(self, draft: Draft, rank: int | None = None, scheduler_stats: Any = None) -> None:
         """The step that waited for its stat logger, or had none to wait for."""
         self.pending = None
-        timeline = self.timeline(rank)
+        timeline = self._timelines.get(rank) or self.timeline(rank)
         if scheduler_stats is None:
             timeline.tell(draft)
         else:
@@ -213,14 +213,14 @@ class Hook:
     def _before(
         self, processor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[_Processor, Draft, dict[str, Any], int] | None:
-        if self._is_off:
+        if self.faults >= _MOST_FAULTS:
             return None
         try:
             outputs = args[0] if args else kwargs["engine_core_outputs"]
             end_s = args[1] if len(args) > 1 else kwargs.get("engine_core_timestamp")
             stats = args[2] if len(args) > 2 else kwargs.get("iteration_stats")
             end_ns = self._now_ns() if end_s is None else to_ns(end_s)
-            mine = self._of(processor)
+            mine: _Processor = processor.__dict__.get(_MINE) or self._of(processor)
             if not outputs:
                 mine.timeline().boundary(end_ns)
                 return None

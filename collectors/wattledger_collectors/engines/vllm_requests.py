@@ -13,6 +13,8 @@ from wattledger_collectors.engines.vllm_steps import Draft, Live, Prefill
 NS_PER_S = 1_000_000_000
 _REMEMBERED_NAMES = 16_384
 _MOST_CHARACTERS = 400
+_MOST_S = 9e9
+_MOST_COUNT = 2**31
 _SLACK = 256
 _SCHEDULED, _PREEMPTED = 2, 3
 _BROKEN_OFF = ("abort", "error")
@@ -23,6 +25,8 @@ class Requests:
 
     A name is unique among those that live or lately did: `#0`, `#1` for the samples of one request
     (n > 1), `#r7` where a client sends an id again.
+
+    A step that brings a token to every request, as most do, moves one clock instead of each count.
     """
 
     def __init__(self) -> None:
@@ -31,13 +35,14 @@ class Requests:
         self._recent: dict[str, None] = {}
         self._live_names: set[str] = set()
         self._repeats = 0
+        self._clock = 0
 
     def read(self, states: dict[str, Any], outputs: list[Any], end_ns: int, stats: object) -> Draft:
         """A step of these outputs; `states` is the OutputProcessor's own table, by request id."""
         ids = [output.request_id for output in outputs]
         lives: list[Any] = list(map(self.live.get, ids))
         prefills: list[Prefill] = []
-        if None in lives and self._meet_all(states, outputs, lives, prefills):
+        if not all(lives) and self._meet_all(states, outputs, lives, prefills):
             # Outputs of requests that vLLM has forgotten, as it forgets them in `live` too.
             outputs = [one for one, live in zip(outputs, lives, strict=True) if live is not None]
             lives = [live for live in lives if live is not None]
@@ -47,9 +52,14 @@ class Requests:
             first = {prefill.live for prefill in prefills}
             self._read_again(zip(lives, events, strict=True), first, prefills)
         tokens = [len(output.new_token_ids) for output in outputs]
-        contexts = [live.context for live in lives]
-        for live, count in zip(lives, tokens):  # noqa: B905 - equal, and this is per token
-            live.context += count
+        clock = self._clock
+        contexts = [live.shift + clock for live in lives]
+        if tokens.count(1) == len(self.live):
+            # A token for everybody, as in most steps.
+            self._clock = clock + 1
+        else:
+            for live, count in zip(lives, tokens):  # noqa: B905 - equal, and this is per token
+                live.shift += count
         return Draft(stats, end_ns, ids, outputs, lives, tokens, contexts, prefills)
 
     def ended(self, states: dict[str, Any], draft: Draft) -> None:
@@ -124,6 +134,7 @@ class Requests:
             cached = _count(state, "num_cached_tokens")
             decoded = _count(getattr(state, "stats", None), "num_generation_tokens")
             live = Live(name, prompt, cached, decoded)
+        live.shift = live.context - self._clock
         self.live[request_id] = live
         self._live_names.add(name)
         return live
@@ -134,11 +145,12 @@ class Requests:
             if events and live not in first:
                 scheduled_ns, preempted = _scheduling(events)
                 if scheduled_ns is not None:
-                    lost = live.context if preempted else 0
+                    lost = live.shift + self._clock if preempted else 0
                     prefills.append(Prefill(live, lost, scheduled_ns, again=True))
 
     def _forget(self, request_id: str, live: Live) -> None:
-        self.live.pop(request_id, None)
+        if self.live.pop(request_id, None) is not None:
+            live.context = live.shift + self._clock
         self.added_ns.pop(request_id, None)
         self._live_names.discard(live.name)
 
@@ -147,7 +159,8 @@ class Requests:
         name = getattr(state, "external_req_id", None)
         if not isinstance(name, str):
             name = str(getattr(parent or state, "request_id", ""))
-        name = name[:_MOST_CHARACTERS].encode(errors="replace").decode()
+        if len(name) > _MOST_CHARACTERS or not name.isascii():
+            name = name[:_MOST_CHARACTERS].encode(errors="replace").decode()
         if parent is not None:
             name = f"{name}#{getattr(state, 'request_index', 0)}"
         if name in self._recent or name in self._live_names or not name:
@@ -160,9 +173,9 @@ class Requests:
 
 
 def to_ns(time_s: Any) -> int:
-    """A `time.monotonic()` of vLLM's; raises TypeError or ValueError for what is none."""
-    if not isinstance(time_s, (float, int)):
-        raise TypeError(f"a time is {type(time_s).__name__}")
+    """A `time.monotonic()` of vLLM's; raises ValueError for what is none."""
+    if not isinstance(time_s, (float, int)) or not 0 <= time_s < _MOST_S:
+        raise ValueError(f"a time is {type(time_s).__name__}")
     return round(time_s * NS_PER_S)
 
 
@@ -175,8 +188,9 @@ def _prefill_of(output: Any, prompt: int) -> tuple[int, int]:
     if stats is None:
         return 0, 0
     cached = _count(stats, "num_cached_tokens")
-    computed = getattr(stats, "num_computed_tokens", None)
-    return max(0, prompt - cached) if computed is None else int(computed), cached
+    if hasattr(stats, "num_computed_tokens"):
+        return _count(stats, "num_computed_tokens"), cached
+    return max(0, prompt - cached), cached
 
 
 def _scheduling(events: Any) -> tuple[int | None, bool]:
@@ -193,4 +207,4 @@ def _scheduling(events: Any) -> tuple[int | None, bool]:
 
 def _count(thing: Any, name: str) -> int:
     value = getattr(thing, name, 0)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < _MOST_COUNT else 0

@@ -29,18 +29,19 @@ Columns = tuple[list[int], list[int], list[int]]
 class Live:
     """A request that has put something out: its name, prompt, and the context it has reached.
 
+    While it lives its context is `shift` plus a count that all share (see `vllm_requests.py`).
     `owed` is the token that its prefill computed, which no decoding was spent on (see `vllm.py`);
     `timeline` is that of the engine that prefilled it.
     """
 
-    __slots__ = ("cached", "context", "name", "owed", "prompt", "timeline")
+    __slots__ = ("cached", "context", "name", "owed", "prompt", "shift", "timeline")
 
     def __init__(self, name: str, prompt: int, cached: int, decoded: int = 0) -> None:
         self.name = name
         self.prompt = prompt
         self.cached = cached
         self.context = prompt + decoded
-        self.owed = 0
+        self.shift = self.owed = 0
         self.timeline: Timeline | None = None
 
 
@@ -149,7 +150,8 @@ class Timeline:
             start_ns = end_ns
         if names:
             self.add(("columns", self.place.model, start_ns, end_ns, names, *columns))
-        self.start_ns, self.end_ns = start_ns, max(end_ns, self.end_ns)
+        self.start_ns = start_ns
+        self.end_ns = max(self.end_ns, end_ns)
         self._ends.append(end_ns)
         self._quiet_since_ns = None
         if draft.ended:

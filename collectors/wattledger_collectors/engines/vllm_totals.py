@@ -31,7 +31,9 @@ def tell_totals(timeline: Timeline, stats: Any, now_ns: int) -> None:
     """
     sources = getattr(stats, "prompt_token_stats", None)
     prefill = getattr(sources, "computed", None)
-    if not isinstance(prefill, int):
+    if isinstance(prefill, int):
+        prefill = _count(sources, "computed")
+    else:
         prefill = _count(stats, "num_prompt_tokens")
     decode = _count(stats, "num_generation_tokens")
     firsts = _times(stats, "time_to_first_tokens_iter")
@@ -52,7 +54,7 @@ def tell_totals(timeline: Timeline, stats: Any, now_ns: int) -> None:
 
 def _count(thing: Any, name: str) -> int:
     value = getattr(thing, name, 0)
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and 0 < value < 2**31 else 0
 
 
 def _times(stats: Any, name: str) -> list[float]:

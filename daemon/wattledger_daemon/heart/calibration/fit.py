@@ -30,6 +30,7 @@ from wattledger_daemon.heart.calibration.gram import (
 MOST_INFLATION = 100.0
 """Of a coefficient's variance by other columns: 1 % of wrongness in the model becomes 10 %."""
 WIDEST_RATIO = 0.2
+_HARMLESS_RATIO = 0.03
 MOST_RESIDUAL_RATIO = 0.1
 _SYSTEMATIC_RATIO = 0.01
 """What no number of rows makes better: a chip that drifts is no straight line."""
@@ -90,7 +91,7 @@ def estimate(groups: Sequence[Gram], idle: Idle | None) -> Estimate:
             found = richer
         else:
             found = _widened(found, richer)
-    reason = refused or _too_rough(found)
+    reason = refused or _too_rough(found, whole)
     # One phase alone is known well; two that keep one ratio are not known at all.
     told = () if refused == _ONE_RATIO else found.columns
     return replace(found, identified=not reason, reason=reason or note, told=told)
@@ -137,14 +138,16 @@ def inflation_of(whole: Gram, columns: Sequence[int], at: int) -> float:
     return inflation(whole.matrix(columns), list(columns).index(at))
 
 
-def _too_rough(found: Estimate) -> str:
+def _too_rough(found: Estimate, whole: Gram) -> str:
     if found.residual_ratio > MOST_RESIDUAL_RATIO:
         return f"energy strays {found.residual_ratio:.0%} from the model"
     for at in (PREFILL, DECODE):
         value, half = found.values[at], found.halves[at]
         if value <= 0.0:
             return f"{_NAMES[at]} comes out as nothing: the rows do not tell the phases apart"
-        if half > WIDEST_RATIO * value:
+        # Tokens that hardly cost anything need not be known well: rows weigh 1 / energy.
+        unknown_j = half * whole.vector([at], NO_LAG)[0]
+        if half > WIDEST_RATIO * value and unknown_j > _HARMLESS_RATIO * whole.energy_j:
             return f"{_NAMES[at]} is known to {half / value:.0%} only"
     return ""
 
