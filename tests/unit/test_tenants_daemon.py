@@ -70,7 +70,7 @@ def test_tenants_are_booked_and_survive_a_crash(tmp_path: Path) -> None:
 
 
 def test_an_owner_is_told_with_the_batch_that_names_it_first(tmp_path: Path) -> None:
-    world = a_world(tmp_path, capacity=12)
+    world = a_world(tmp_path)
     world.sources.set_tenant_rules([tenant_rule_of({"request": "r{n}", "job": "job-{n}"})])
     for sequence in (1, 2):
         world.sources.take(batch_of(sequence), NOW_NS)
