@@ -18,7 +18,7 @@ import grpc
 
 from wattledger_proto.v1 import collect_pb2
 
-BATCHES_PER_S = 4
+BATCHES_PER_S = 10
 NS_PER_S = 1_000_000_000
 
 

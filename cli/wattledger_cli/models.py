@@ -9,7 +9,7 @@ import typer
 from wattledger.records import UJ_PER_J
 from wattledger.timespan import format_instant
 from wattledger_cli import selection
-from wattledger_cli.figures import COUNT, ENERGY_J, quantity, share
+from wattledger_cli.figures import COUNT, ENERGY_J, quantity
 from wattledger_cli.options import options_of
 from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note
 from wattledger_cli.requests import DEFAULT_LIMIT, Limit, parse_limit
@@ -111,16 +111,16 @@ def _draw_fits(served: tuple[Served, ...]) -> tuple[str, ...]:
     return draw_table(
         (
             words("cost model of", [fit.key.model for fit in fits]),
-            words("on", [fit.key.devices for fit in fits], spare=3),
+            words("on", [fit.key.devices for fit in fits], spare=1),
             words("method", [fit.method for fit in fits], holds=Cells.WHOLE),
             words("pass", [_bounds(fit.f) for fit in fits], holds=Cells.WHOLE),
             words("prefill", [_bounds(fit.a) for fit in fits], holds=Cells.WHOLE),
             words("decode", [_bounds(fit.b) for fit in fits], holds=Cells.WHOLE),
-            words("context", [_bounds(fit.c) for fit in fits], holds=Cells.WHOLE, spare=2),
-            numbers("rows", COUNT, [fit.rows for fit in fits], spare=4),
+            words("context", [_bounds(fit.c) for fit in fits], holds=Cells.WHOLE, spare=4),
+            numbers("rows", COUNT, [fit.rows for fit in fits], spare=2),
             numbers("rank", COUNT, [fit.rank for fit in fits], spare=5),
             words("lag", [f"{fit.lag_s * 1000:+.0f} ms" for fit in fits], spare=5),
-            words("since", [_minute(fit) for fit in fits], holds=Cells.WHOLE, spare=4),
+            words("since", [_minute(fit) for fit in fits], holds=Cells.WHOLE, spare=3),
         )
     )
 
@@ -131,7 +131,8 @@ def _bounds(of: Coefficient | None) -> str | None:
     if not of.value_j:
         return f"0 to {quantity(of.high_j, ENERGY_J)}"
     half = max(of.high_j - of.value_j, of.value_j - of.low_j) / of.value_j
-    return f"{quantity(of.value_j, ENERGY_J)} ±{share(half)}"
+    percent = f"{half * 100:.1f}" if half < 0.0995 else f"{half * 100:.0f}"
+    return f"{quantity(of.value_j, ENERGY_J)} ±{percent} %"
 
 
 def _reasons(served: tuple[Served, ...]) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ MEND = "pip install 'wattledger[collector]'"
 class Pace:
     """How often the reporter does what; `poll_s` holds while batches are uncommitted.
 
+    A daemon that answers late is lost, and told so, after `patience_s` of it: a busy host is none.
     A batch ends with the step that brings its requests, counted per step, to `batch_entries`.
     """
 
@@ -46,6 +47,7 @@ class Pace:
     least_backoff_s: float = 0.2
     most_backoff_s: float = 2.0
     farewell_s: float = 1.0
+    patience_s: float = 2.0
     pids_s: float = 30.0
     batch_entries: int = 16_384
 
@@ -170,6 +172,7 @@ class Reporter:
         self._daemon_id: str | None = None
         self._called_ns = self._retry_ns = 0
         self._pids_ns: int | None = None
+        self._late_ns: int | None = None
         self._backoff_s = 0.0
         self._told: set[str] = set()
 
@@ -205,7 +208,10 @@ class Reporter:
                     self._deliver(now_ns + round(allowed_s * NS_PER_S))
         except LostError as error:
             self._back_off()
-            self._tell_once("lost", f"no daemon {error}: tokens are kept for it; run: wattledgerd")
+            if not error.late or self._late_for_s() >= self._pace.patience_s:
+                self._tell_once(
+                    "lost", f"no daemon {error}: tokens are kept for it; run: wattledgerd"
+                )
         except Exception as error:  # noqa: BLE001 - the engine hook's border
             self._back_off()
             self._tell_once("fault", f"tokens are not reported: {error}")
@@ -264,6 +270,7 @@ class Reporter:
         stamp = self._press.stamp(number, self._called_ns, dropped_events)
         receipt = self._link.push(body + stamp, self._pace.deadline_s)
         self._backoff_s = 0.0
+        self._late_ns = None
         if "lost" in self._told:
             self._told.remove("lost")
             self._tell("the daemon is back")
@@ -273,6 +280,12 @@ class Reporter:
         else:
             self._daemon_id = receipt.daemon_id
             self.outbox.rewind(receipt.committed_sequence)
+
+    def _late_for_s(self) -> float:
+        now_ns = time.monotonic_ns()
+        if self._late_ns is None:
+            self._late_ns = now_ns
+        return (now_ns - self._late_ns) / NS_PER_S
 
     def _back_off(self) -> None:
         self._link.close()

@@ -78,7 +78,11 @@ class Identity:
 
 
 class LostError(Exception):
-    """The daemon did not answer."""
+    """The daemon did not answer, or did not in time."""
+
+    def __init__(self, line: str, late: bool = False) -> None:
+        super().__init__(line)
+        self.late = late
 
 
 class RefusedError(Exception):
@@ -276,7 +280,8 @@ class Link:
             code = error.code()
             if code is self._grpc.StatusCode.INVALID_ARGUMENT:
                 raise RefusedError(error.details()) from None
-            raise LostError(f"at {self._path} ({code.name})") from None
+            late = code is self._grpc.StatusCode.DEADLINE_EXCEEDED
+            raise LostError(f"at {self._path} ({code.name})", late) from None
 
     def close(self) -> None:
         """Ends the connection, if there is one."""

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ FAST = Pace(
     most_backoff_s=0.05,
     farewell_s=5.0,
 )
+HASTY = Pace(flush_s=0.01, deadline_s=0.05, least_backoff_s=0.01, most_backoff_s=0.02)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -234,10 +236,33 @@ def test_a_daemon_that_starts_later_gets_everything(world: World) -> None:
     assert back == "the daemon is back"
 
 
+def test_a_daemon_that_answers_late_once_is_not_lost(world: World) -> None:
+    slow = world.daemon(Mode.SLOW)
+    world.tell_steps(5)
+    world.reporter(replace(HASTY, patience_s=60.0))
+    assert slow.wait(lambda: False, timeout_s=0.3) is False
+    slow.stop()
+    daemon = world.daemon(daemon_id="d2")
+    assert daemon.wait(lambda: len(world.contexts()) == 5)
+    assert [line for line in world.lines if "DEADLINE" in line] == []
+
+
+def test_events_that_cannot_be_told_are_dropped_and_counted(world: World) -> None:
+    daemon = world.daemon()
+    world.buffer.add(("step", "m", -(2**70), 1, (("r", 1, 2, 3),)))
+    world.reporter()
+    assert eventually(lambda: len(world.lines) == 1)
+    assert "cannot be told" in world.lines[0]
+    world.tell_steps(5)
+    assert daemon.wait(lambda: len(world.contexts()) == 5)
+    last = daemon.batches[-1]
+    assert (last.dropped_events, last.totals.steps, last.totals.decode_tokens) == (1, 6, 7)
+
+
 def test_a_stopped_daemon_holds_nobody_up(world: World) -> None:
     stopped = world.daemon(Mode.SLOW)
     world.tell_steps(5)
-    world.reporter(Pace(flush_s=0.01, deadline_s=0.05, least_backoff_s=0.01, most_backoff_s=0.02))
+    world.reporter(replace(HASTY, patience_s=0.2))
     assert eventually(lambda: len(world.lines) == 1)
     assert "(DEADLINE_EXCEEDED)" in world.lines[0]
     world.tell_steps(5)

@@ -136,19 +136,21 @@ def test_a_step_that_cannot_be_read_is_told_by_its_sums_and_none_twice(faults: i
     assert wrapped is (faults < 3)
 
 
-def test_a_fault_in_the_middle_leaves_no_token_owed() -> None:
+@pytest.mark.parametrize("faults", [1, 3])
+def test_a_fault_in_the_middle_leaves_no_token_owed(faults: int) -> None:
     rig = Rig()
     for name in "ab":
         rig.add(name)
     rig.step(1.1, first("a", 10), first("b", 10))
     rig.processor.request_states = table = Forgetful(rig.processor.request_states)
-    table.faults = 1
-    rig.step(1.2, one("a"), one("b"))
+    table.faults = faults
+    for number in range(3):
+        rig.step(1.2 + number / 100, one("a"), one("b"))
     rig.step(1.3, one("a", finish_reason=vllm.FinishReason.STOP), one("b"))
     rig.processor.abort_requests(["b"], True)
     events = rig.take()
-    assert sums(events) == (20, 6)
-    assert rig.processor.counters.num_generation_tokens == 6
+    assert sums(events) == (20, 10)
+    assert rig.processor.counters.num_generation_tokens == 10
 
 
 @pytest.mark.parametrize("missing", ["process_outputs", "abort_requests", "OutputProcessor"])
