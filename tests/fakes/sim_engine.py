@@ -159,11 +159,10 @@ class SimEngine:
             request.decoded += decoded
             if request.decoded >= request.answer:
                 self.spent[request.name].ended_s = end_s
-        steps = (
-            self._overlap(parts, start_s, end_s)
-            if self._overlapping
-            else (self._step(start_s, end_s, told),)
-        )
+        if self._overlapping:
+            steps = self._overlap(parts, start_s, end_s)
+        else:
+            steps = (self._step(start_s, end_s, told),)
         self._requests = [r for r in self._requests if r.decoded < r.answer]
         self.tokens[PREFILL] += prefill
         self.tokens[DECODE] += decode
