@@ -66,9 +66,8 @@ def _measure(site: VllmSite) -> list[Figure]:
         for hooked in (True, False, True):
             Round(server, hooked)  # the first ones of a server are slower
         pairs = [_pair(server, number % 2 == 0) for number in range(PAIRS)]
-        broken = [line for line in server.warnings if "cannot be read" in line]
-        if broken:
-            raise BenchError(broken[0])
+        if server.complaints:
+            raise BenchError(server.complaints[0])
     lost = [100 * (1 - hooked.tokens_per_s / bare.tokens_per_s) for hooked, bare in pairs]
     added = [hooked.cpu_us_per_token - bare.cpu_us_per_token for hooked, bare in pairs]
     low, high = _interval(lost)

@@ -173,19 +173,17 @@ class Health:
                 known = self._gauges.setdefault(item.device, _Gauge(item))
                 known.device = item
 
-    def reported(self, events: Events) -> None:
-        """Follow what an engine runs, by the last step of a batch of its events."""
-        steps = events.steps
-        if not steps:
-            return
-        end_ns = max(steps.ends_ns)
-        known = self._running.get(steps.engine)
-        if known is not None and known.end_ns > end_ns:
-            return
-        last = steps.requests[steps.ends_ns.index(end_ns)]
-        # Nobody in particular may be any number of requests.
-        count = None if not last or "" in steps.names else len(last) - _ended(events, last)
-        self._running[steps.engine] = Running(end_ns, count)
+    def reported(self, told: Iterable[Events]) -> None:
+        """Follow what engines run, each by the last step that any batch of events tells of."""
+        latest: dict[str, tuple[int, Events]] = {}
+        for events in told:
+            engine, ends_ns = events.steps.engine, events.steps.ends_ns
+            if ends_ns and (engine not in latest or latest[engine][0] <= max(ends_ns)):
+                latest[engine] = max(ends_ns), events
+        for engine, (end_ns, events) in latest.items():
+            known = self._running.get(engine)
+            if known is None or known.end_ns <= end_ns:
+                self._running[engine] = Running(end_ns, _unfinished(events, end_ns))
 
     def journalled(self, t_ns: int, size_bytes: int) -> None:
         """Note what was written to the journal."""
@@ -251,8 +249,11 @@ class Health:
         )
 
 
-def _ended(events: Events, last: Sequence[int]) -> int:
-    """How many of a step's requests, by index of name, have finished."""
-    names = events.steps.names
+def _unfinished(events: Events, end_ns: int) -> int | None:
+    """How many requests of the step that ended then have not finished; None: not told."""
+    names, last = events.steps.names, events.steps.requests[events.steps.ends_ns.index(end_ns)]
+    if not last or "" in names:
+        # Nobody in particular may be any number of requests.
+        return None
     ended = {finish.request for finish in events.finishes}
-    return sum(name in names and names.index(name) in last for name in ended)
+    return len(last) - sum(name in names and names.index(name) in last for name in ended)

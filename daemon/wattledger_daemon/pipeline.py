@@ -230,7 +230,7 @@ class Pipeline:
             self._accountant.observe_steps(delivery.events.steps)
             for finish in delivery.events.finishes:
                 observe(finish)
-            self._health.reported(delivery.events)
+        self._health.reported([delivery.events for delivery in haul.deliveries])
         for count in haul.counts:
             self._accountant.count(count.t_ns, duplicates=count.duplicates, dropped=count.dropped)
         self._sources.commit(haul.deliveries, haul.counts)

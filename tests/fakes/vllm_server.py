@@ -135,9 +135,18 @@ class VllmServer:
         return self._log.read_text(errors="replace")
 
     @property
-    def warnings(self) -> list[str]:
-        """What wattledger said there, vLLM's own prefixes apart."""
-        return re.findall(r"wattledger: .*", self.output)
+    def warnings(self) -> dict[str, list[str]]:
+        """What wattledger said there, by the prefix that vLLM gives each process's lines."""
+        told: defaultdict[str, list[str]] = defaultdict(list)
+        for prefix, line in re.findall(r"^(.*)wattledger: (.*)$", self.output, re.MULTILINE):
+            told[prefix].append(line)
+        return dict(told)
+
+    @property
+    def complaints(self) -> list[str]:
+        """Warnings that are not of a daemon that was away; a busy one may seem to be."""
+        told = [line for lines in self.warnings.values() for line in lines]
+        return [line for line in told if not is_of_outage(line)]
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
@@ -200,3 +209,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def is_of_outage(line: str) -> bool:
+    """Whether the line tells that the daemon does not answer, or does again."""
+    return "tokens are kept for it" in line or "the daemon is back" in line
+
+
+def told_once_each(lines: list[str]) -> bool:
+    """Whether a process told each outage once, and its end once, and nothing else."""
+    turns = ["the daemon is back" in line for line in lines]
+    return all(map(is_of_outage, lines)) and turns == [at % 2 == 1 for at in range(len(turns))]

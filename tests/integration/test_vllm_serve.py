@@ -124,5 +124,5 @@ def test_the_books_close_with_nothing_dropped(running: tuple[VllmSite, DaemonPro
     (engine,) = site.status().engines
     assert (engine.kind, engine.model) == ("vllm", "tiny")
     assert engine.dropped_events == 0
-    assert site.server.warnings == []
+    assert site.server.complaints == []
     site.close_books(daemon)

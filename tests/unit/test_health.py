@@ -210,14 +210,14 @@ def test_running_requests_are_those_of_the_latest_step_that_did_not_finish() -> 
     health = Health()
     both = (RequestTokens("r1", 0, 1, 9), RequestTokens("r2", 5, 0, 0))
     step = Step("e", 1, 0, S, both)
-    health.reported(Events(columns_of(step), (Finish("e", "r1", S, 5, 0, 2),)))
+    health.reported([Events(columns_of(step), (Finish("e", "r1", S, 5, 0, 2),))])
     assert snapshot(health, 1).running == {"e": Running(S, 1)}
-    health.reported(Events(columns_of(Step("e", 0, 0, S // 2, ())), ()))
+    health.reported([Events(columns_of(Step("e", 0, 0, S // 2, ())), ())])
     assert snapshot(health, 1).running == {"e": Running(S, 1)}
-    health.reported(Events(columns_of(Step("e", 2, S, 2 * S, ())), ()))
+    health.reported([Events(columns_of(Step("e", 2, S, 2 * S, ())), ())])
     assert snapshot(health, 2).running == {"e": Running(2 * S, None)}
     nobody = (RequestTokens("", 40, 10, 0),)
-    health.reported(Events(columns_of(Step("e", 3, 2 * S, 3 * S, nobody)), ()))
+    health.reported([Events(columns_of(Step("e", 3, 2 * S, 3 * S, nobody)), ())])
     assert snapshot(health, 3).running == {"e": Running(3 * S, None)}
     health.trimmed(4 * S)
     assert snapshot(health, 4).running == {}

@@ -39,8 +39,12 @@ def read_kept(conn: sqlite3.Connection) -> Kept:
 
 def summed(pairs: Iterable[tuple[Ids, Values]]) -> Rows:
     """Rows by key; entries that share a key are added up."""
-    rows: Rows = {}
-    for key, values in pairs:
+    found = list(pairs)
+    rows: Rows = dict(found)
+    if len(rows) == len(found):
+        return rows
+    rows = {}
+    for key, values in found:
         known = rows.get(key)
         rows[key] = values if known is None else tuple(map(add, known, values))
     return rows
@@ -51,7 +55,8 @@ def restate(
 ) -> list[Change]:
     """Put `new` in the place of `old` among one clock's raw rows; returns what differs."""
     gone = [key for key in old if key not in new]
-    put = [key for key, values in new.items() if old.get(key) != values]
+    # Most pages are new.
+    put = [key for key, values in new.items() if old.get(key) != values] if old else list(new)
     if gone:
         conn.executemany(
             sql(
@@ -70,6 +75,8 @@ def restate(
             ),
             [(*key, *new[key], clock, span_of(key[0], key[1])) for key in put],
         )
+    if not old:
+        return [Change(key, values, 1) for key, values in new.items()]
     changes = [Change(key, tuple(map(neg, old[key])), -1) for key in gone]
     for key in put:
         known = old.get(key)

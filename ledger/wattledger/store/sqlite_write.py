@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from wattledger.errors import InputError, WattledgerError
@@ -40,10 +41,14 @@ class _Booking:
             yield self._key(item), _values(item.amounts)
 
     def shares(self) -> Iterator[tuple[Ids, Values]]:
+        requests: dict[tuple[str | None, str], int] = {}
         for item in self.page.request_postings:
             if item.request is None:
                 raise WattledgerError(f"page of {self.page.start_ns}: a share names no request")
-            request = self._request(item.account.engine, item.request)
+            named = item.account.engine, item.request
+            request = requests.get(named)
+            if request is None:
+                request = requests[named] = self._request(*named)
             yield (*self._key(item), request), _values(item.amounts)
 
     def finishes(self) -> Iterator[tuple[object, ...]]:
@@ -179,16 +184,7 @@ def _told(conn: sqlite3.Connection, names: Names, clock: int, subjects: set[_Sub
     return rows
 
 
-def _values(amounts: Amounts) -> Values:
-    return (
-        amounts.static_uj,
-        amounts.dynamic_uj,
-        amounts.device_ns,
-        amounts.prefill_tokens,
-        amounts.cached_tokens,
-        amounts.decode_tokens,
-        amounts.requests,
-    )
+_values: Callable[[Amounts], Values] = attrgetter(*(field.name for field in fields(Amounts)))
 
 
 def _refuse_before(kept_ns: int, start_ns: int, mend: str) -> None:
