@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wattledger.records import (
+    CALIBRATED,
     Account,
     Activity,
     CostModel,
@@ -70,7 +71,7 @@ class _EngineBooks:
     def __init__(self, item: EngineWindow, start_ns: int, end_ns: int) -> None:
         weighed = list(item.steps.weighed(item.cost))
         self.item = item
-        self.busy = BusyTime(weighed, start_ns, end_ns)
+        self.busy = BusyTime(weighed, start_ns, end_ns, by_cost=item.method == CALIBRATED)
         self.phases = Phases(item.steps, weighed, item.cost, item.owner_of)
 
 

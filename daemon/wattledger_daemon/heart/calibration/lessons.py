@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import median
 
 from wattledger.fits import Coefficient, Fit, FitKey
-from wattledger.records import DEFAULT_COST_MODEL, CostModel
+from wattledger.records import CALIBRATED, DEFAULT_COST_MODEL, CostModel
 from wattledger_daemon.heart.calibration.fit import Estimate, Idle, estimate
 from wattledger_daemon.heart.calibration.gram import (
     CONTEXT,
@@ -40,7 +40,6 @@ _IDLE_MEMORY = 360
 _SAME_RATIO = 0.02
 _TOLD_AGAIN = 1.5
 _ENGINES = 8
-CALIBRATED = "calibrated"
 
 
 @dataclass(frozen=True, slots=True)
