@@ -28,10 +28,11 @@ def measure(minutes: float = 2.0, gpus: int = ENGINES) -> list[Figure]:
         folder = Path(name)
         socket, ledger = folder / "s.sock", folder / "ledger.db"
         seconds = WARM_UP_S + minutes * 60
+        # Each has its pid now, and waits for the socket.
         loads = [_load(socket, seconds) for _ in range(ENGINES)]
         config = folder / "wattledger.toml"
         config.write_text(f'[ledger]\npath = "{ledger}"\n[collect]\nsocket = "{socket}"\n')
-        command = [Path(sys.executable).with_name("wattledgerd"), "--config", config]
+        command = [str(Path(sys.executable).with_name("wattledgerd")), "--config", str(config)]
         fake = FakeNvml(_script([load.pid for load in loads], gpus))
         daemon = subprocess.Popen(command, env=fake.env(), stderr=(folder / "log").open("w"))
         try:

@@ -275,6 +275,7 @@ class Reporter:
             self._told.remove("lost")
             self._tell("the daemon is back")
         self.outbox.delivered(number)
+        self._press.tells_runs = receipt.takes_runs
         if receipt.daemon_id == self._daemon_id:
             self.outbox.commit(receipt.committed_sequence)
         else:

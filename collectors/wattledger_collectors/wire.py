@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from wattledger_collectors.engines.events import (
+    ColumnsEvent,
     Counts,
     Event,
     FinishEvent,
@@ -23,6 +24,7 @@ from wattledger_collectors.engines.events import (
     TokenEvent,
 )
 from wattledger_collectors.engines.facts import EngineFacts
+from wattledger_collectors.runs import Run, Runs
 
 if TYPE_CHECKING:
     import grpc
@@ -34,6 +36,9 @@ MOST_PIDS = 1024
 """As many as the daemon takes of one engine."""
 
 _MOST_TENANT = 256
+_LEAST_STEPS = 3
+LEAST_REQUESTS = 64
+"""With fewer in a step it takes the engine's process longer to find runs than to tell all."""
 _NO_FACTS = EngineFacts()
 
 
@@ -90,9 +95,12 @@ class RefusedError(Exception):
 
 
 class Press:
-    """Makes messages of events and counts what it has told."""
+    """Makes messages of events and counts what it has told.
 
-    def __init__(self, identity: Identity) -> None:
+    Steps of `least_requests` on average are told by runs, to a daemon that takes them.
+    """
+
+    def __init__(self, identity: Identity, *, least_requests: int = LEAST_REQUESTS) -> None:
         from wattledger_proto.v1 import collect_pb2
 
         self._pb = collect_pb2
@@ -102,6 +110,9 @@ class Press:
         # Who looks its engine's processes up is not one of them until found (the proxy never is).
         self._pids = [] if identity.facts.pids else [identity.pid]
         self._tenants: dict[str, str] = {}
+        self._least_requests = least_requests
+        # Whether the daemon takes them.
+        self.tells_runs = False
 
     def look_up_pids(self) -> None:
         """Asks again which processes the engine is; where that fails it stays as it was."""
@@ -124,25 +135,33 @@ class Press:
         self._model = model
         batch = self._pb.Batch()
         names = _Names()
+        runs = Runs() if self.tells_runs and _are_many(events, self._least_requests) else None
         for event in events:
             self._told.count(event)
             if event[0] == "columns":
-                _, _, start_ns, end_ns, requests, prefill, decode, context = event
-                batch.steps.add(
-                    sequence=self._told.steps,
-                    start_ns=start_ns,
-                    end_ns=end_ns,
-                    requests=names.indices(requests),
-                    prefill_tokens=prefill,
-                    decode_tokens=decode,
-                    context_tokens=context,
-                )
+                self._add_columns(batch.steps.add(sequence=self._told.steps), event, names, runs)
             elif event[0] in {"finish", "tally"}:
                 self._add_finish(batch.finishes.add(), event, names)
             elif event[0] in {"step", "token"}:
                 self._add_step(batch.steps.add(sequence=self._told.steps), event, names)
+        if runs is not None:
+            _add_runs(batch, runs.close())
         self._name_requests(batch, list(names.numbers))
         return batch.SerializeToString()
+
+    def _add_columns(
+        self, step: collect_pb2.Step, event: ColumnsEvent, names: _Names, runs: Runs | None
+    ) -> None:
+        _, _, step.start_ns, step.end_ns, told, *counts = event
+        requests = names.indices(told)
+        columns: list[Sequence[int]] = [requests, *counts]
+        if runs is not None:
+            own = runs.step(requests, *counts)
+            columns = [[column[place] for place in own] for column in columns]
+        step.requests.extend(columns[0])
+        step.prefill_tokens.extend(columns[1])
+        step.decode_tokens.extend(columns[2])
+        step.context_tokens.extend(columns[3])
 
     def _add_finish(
         self, finish: collect_pb2.Finish, event: FinishEvent | TallyEvent, names: _Names
@@ -212,6 +231,32 @@ class Press:
         """
         stamp = self._pb.Batch(sequence=number, sent_ns=sent_ns, dropped_events=dropped_events)
         return stamp.SerializeToString()
+
+
+def _are_many(events: Sequence[Event], least_requests: int) -> bool:
+    """Whether steps are told in columns, none otherwise, and hold so much that runs are cheaper."""
+    kinds = {event[0] for event in events}
+    requests = [len(event[4]) for event in events if event[0] == "columns"]
+    busy = len(requests) >= _LEAST_STEPS and sum(requests) >= least_requests * len(requests)
+    return busy and not kinds & {"step", "token"}
+
+
+def _add_runs(batch: collect_pb2.Batch, found: Sequence[Run]) -> None:
+    """Tell runs; one of a single step is shorter told by the step."""
+    for run in found:
+        if run.length == 1:
+            step = batch.steps[run.first]
+            step.requests.append(run.request)
+            step.prefill_tokens.append(0)
+            step.decode_tokens.append(1)
+            step.context_tokens.append(run.context)
+    longer = [run for run in found if run.length > 1]
+    if longer:
+        requests, firsts, lengths, contexts = zip(*longer, strict=True)
+        batch.runs.requests.extend(requests)
+        batch.runs.first_steps.extend(firsts)
+        batch.runs.lengths.extend(lengths)
+        batch.runs.context_tokens.extend(contexts)
 
 
 class _Names:

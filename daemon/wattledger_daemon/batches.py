@@ -6,11 +6,14 @@ refused here, by field, before any of the batch is taken in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, compress, pairwise
+from operator import add, not_
 
 from wattledger.records import NS_PER_S, Engine, Finish, Step
-from wattledger_daemon.heart.columns import StepColumns
+from wattledger_daemon.heart.columns import StepColumns, Stretches, Sums
 from wattledger_proto.v1 import collect_pb2
 
 try:
@@ -56,7 +59,8 @@ class Events:
     @property
     def weight(self) -> int:
         """How much it weighs in memory; two requests in a step are as much as one record."""
-        return len(self) + sum(map(len, self.steps.requests)) // 2
+        steps = self.steps
+        return len(self) + 2 * len(steps.stretches) + sum(map(len, steps.requests)) // 2
 
 
 def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Events:
@@ -68,7 +72,7 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Event
     _check_head(batch, boot_id, now_ns)
     _check_engine(batch.engine)
     entries = len(batch.steps) + len(batch.finishes) + len(batch.request_ids)
-    entries += sum(len(step.requests) for step in batch.steps)
+    entries += sum(len(step.requests) for step in batch.steps) + sum(batch.runs.lengths)
     _require(entries <= MAX_ENTRIES, "steps", f"hold {entries} entries, at most {MAX_ENTRIES}")
     ids = batch.request_ids
     _check_texts("request_ids", ids)
@@ -81,6 +85,7 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Event
     )
     _check_texts("request_tenants", tenants)
     span = max(0, now_ns - MAX_AGE_NS), now_ns + MAX_CLOCK_SKEW_NS
+    _check_runs(batch.runs, len(ids), len(batch.steps))
     steps = _steps_of(batch)
     for at in range(len(steps)):
         _check_step(f"steps[{at}]", steps, at, span)
@@ -88,6 +93,7 @@ def check_batch(batch: collect_pb2.Batch, *, boot_id: str, now_ns: int) -> Event
         _check_finish(f"finishes[{at}]", finish, len(ids), span)
         nobody = not ids[finish.request] or finish.count <= 1
         _require(nobody, f"finishes[{at}].count", 'above 1 is for the request id "" alone')
+    _check_once(steps)
     return Events(steps, _finishes_of(batch))
 
 
@@ -118,7 +124,14 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
         [step.decode_tokens[:] for step in steps],
         [step.context_tokens[:] for step in steps],
     )
-    sums = zip(*counts, strict=True)
+    runs = batch.runs
+    stretches = Stretches(
+        runs.requests[:], runs.first_steps[:], runs.lengths[:], runs.context_tokens[:]
+    )
+    told = [
+        Sums(len(step.requests), sum(prefill), sum(decode), sum(context))
+        for step, prefill, decode, context in zip(steps, *counts, strict=True)
+    ]
     return StepColumns(
         batch.engine.engine,
         batch.source,
@@ -128,8 +141,31 @@ def _steps_of(batch: collect_pb2.Batch) -> StepColumns:
         [step.end_ns for step in steps],
         [step.requests[:] for step in steps],
         *counts,
-        [(sum(prefill), sum(decode), sum(context)) for prefill, decode, context in sums],
+        _with_stretches(told, stretches),
+        stretches,
     )
+
+
+def _with_stretches(told: list[Sums], stretches: Stretches) -> list[Sums]:
+    """The steps' sums and their parts of what goes through several of them."""
+    if not stretches:
+        return told
+    count = len(told)
+    # Most go through the whole batch.
+    whole = [length == count for length in stretches.lengths]
+    alive = [sum(whole)] + [0] * count
+    base = [sum(compress(stretches.context_tokens, whole))] + [0] * count
+    for _, first, length, context in compress(stretches, map(not_, whole)):
+        alive[first] += 1
+        alive[first + length] -= 1
+        base[first] += context - first
+        base[first + length] -= context - first
+    return [
+        Sums(own + more, prefill, decode + more, context + at_0 + more * at)
+        for at, ((own, prefill, decode, context), more, at_0) in enumerate(
+            zip(told, accumulate(alive), accumulate(base), strict=False)
+        )
+    ]
 
 
 def _finishes_of(batch: collect_pb2.Batch) -> tuple[Finish, ...]:
@@ -183,13 +219,54 @@ def _check_step(field: str, steps: StepColumns, at: int, span: tuple[int, int]) 
     if len(set(requests)) != len(requests):
         raise BadBatchError(f"{field}.requests name a request twice in one step")
     columns = (steps.prefill_tokens[at], steps.decode_tokens[at], steps.context_tokens[at])
-    for name, counts, total in zip(_COUNTS, columns, steps.sums[at], strict=True):
+    for name, counts, total in zip(_COUNTS, columns, steps.sums[at][1:], strict=True):
         if len(counts) != len(requests):
             why = f"has {len(counts)} entries for {len(requests)} requests"
             raise BadBatchError(f"{field}.{name} {why}")
         # Most are so small that their sum tells it.
         if total > MAX_COUNT and max(counts) > MAX_COUNT:
             raise BadBatchError(f"{field}.{name} counts above {MAX_COUNT}")
+
+
+def _check_runs(runs: collect_pb2.Runs, ids: int, steps: int) -> None:
+    requests, firsts, lengths = runs.requests[:], runs.first_steps[:], runs.lengths[:]
+    contexts = runs.context_tokens[:]
+    for name, column in (
+        ("first_steps", firsts),
+        ("lengths", lengths),
+        ("context_tokens", contexts),
+    ):
+        why = f"has {len(column)} entries for {len(requests)} requests"
+        _require(len(column) == len(requests), f"runs.{name}", why)
+    if not requests:
+        return
+    _check_indices("runs.requests", requests, ids)
+    _require(min(lengths) > 0, "runs.lengths", "hold 0, at least 1")
+    end = max(map(add, firsts, lengths))
+    _require(end <= steps, "runs.lengths", f"lead to step {end} of {steps}")
+    _require(max(contexts) + steps <= MAX_COUNT, "runs.context_tokens", f"counts above {MAX_COUNT}")
+
+
+def _check_once(steps: StepColumns) -> None:
+    """Refuse a request that is in a step twice: in two runs, or in one and the step's own lists."""
+    runs = steps.stretches
+    if not runs:
+        return
+    own = set[int]().union(*steps.requests)
+    suspects = own.intersection(runs.requests)
+    if len(set(runs.requests)) < len(runs):
+        suspects.update(request for request, n in Counter(runs.requests).items() if n > 1)
+    told = compress(runs, map(suspects.__contains__, runs.requests))
+    spans = [(request, first, first + length) for request, first, length, _ in told]
+    spans += [
+        (index, at, at + 1)
+        for at, there in enumerate(steps.requests)
+        for index in suspects.intersection(there)
+    ]
+    spans.sort()
+    for before, after in pairwise(spans):
+        twice = before[0] == after[0] and before[2] > after[1]
+        _require(not twice, f"steps[{after[1]}].requests", "name a request twice in one step")
 
 
 def _check_finish(field: str, finish: collect_pb2.Finish, ids: int, span: tuple[int, int]) -> None:

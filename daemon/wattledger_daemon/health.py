@@ -251,9 +251,13 @@ class Health:
 
 def _unfinished(events: Events, end_ns: int) -> int | None:
     """How many requests of the step that ended then have not finished; None: not told."""
-    names, last = events.steps.names, events.steps.requests[events.steps.ends_ns.index(end_ns)]
-    if not last or "" in names:
+    steps = events.steps
+    at = steps.ends_ns.index(end_ns)
+    if not steps.sums[at].requests or "" in steps.names:
         # Nobody in particular may be any number of requests.
         return None
+    last = set(steps.requests[at])
+    last.update(r for r, first, length, _ in steps.stretches if first <= at < first + length)
+    names = steps.names
     ended = {finish.request for finish in events.finishes}
     return len(last) - sum(name in names and names.index(name) in last for name in ended)

@@ -61,7 +61,9 @@ class CollectorService:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except BusyError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return collect_pb2.Receipt(daemon_id=self._daemon_id, committed_sequence=committed)
+        return collect_pb2.Receipt(
+            daemon_id=self._daemon_id, committed_sequence=committed, takes_runs=True
+        )
 
 
 def _parse(batch: collect_pb2.Batch, message: bytes) -> None:

@@ -135,18 +135,14 @@ class VllmServer:
         return self._log.read_text(errors="replace")
 
     @property
-    def warnings(self) -> dict[str, list[str]]:
-        """What wattledger said there, by the prefix that vLLM gives each process's lines."""
-        told: defaultdict[str, list[str]] = defaultdict(list)
-        for prefix, line in re.findall(r"^(.*)wattledger: (.*)$", self.output, re.MULTILINE):
-            told[prefix].append(line)
-        return dict(told)
+    def warnings(self) -> list[str]:
+        """What wattledger said there, vLLM's own prefixes apart."""
+        return re.findall(r"wattledger: (.*)", self.output)
 
     @property
     def complaints(self) -> list[str]:
         """Warnings that are not of a daemon that was away; a busy one may seem to be."""
-        told = [line for lines in self.warnings.values() for line in lines]
-        return [line for line in told if not is_of_outage(line)]
+        return [line for line in self.warnings if not is_of_outage(line)]
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
@@ -216,7 +212,11 @@ def is_of_outage(line: str) -> bool:
     return "tokens are kept for it" in line or "the daemon is back" in line
 
 
-def told_once_each(lines: list[str]) -> bool:
-    """Whether a process told each outage once, and its end once, and nothing else."""
-    turns = ["the daemon is back" in line for line in lines]
-    return all(map(is_of_outage, lines)) and turns == [at % 2 == 1 for at in range(len(turns))]
+def told_once_each(lines: list[str], processes: int = 1) -> bool:
+    """Whether each of these processes told each outage once, and its end once, and nothing else."""
+    away = 0
+    for line in lines:
+        away += -1 if "the daemon is back" in line else 1
+        if not is_of_outage(line) or not 0 <= away <= processes:
+            return False
+    return True

@@ -60,7 +60,7 @@ class VllmSite:
         while counted != booked and time.monotonic() < deadline:
             time.sleep(0.5)
             counted, booked = self.counted(), posted_tokens(self.ledger)
-        assert counted == booked, self.server.warnings
+        assert counted == booked, f"{counted} but {booked}: {self.server.warnings}"
 
     def status(self) -> node_pb2.Status:
         with Caller(self.socket) as caller:

@@ -13,9 +13,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from fakes.daemon_process import DaemonProcess
@@ -56,9 +57,19 @@ class World:
         with Caller(self.socket) as caller:
             return sum(engine.dropped_events for engine in caller.status().engines)
 
+    def wait_until_heard(self, requests: int) -> None:
+        """The daemon has been told of so many; what an outage held back comes in with them."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with Caller(self.socket) as caller, suppress(grpc.RpcError):
+                if sum(engine.finishes for engine in caller.status().engines) >= requests:
+                    return
+            time.sleep(0.1)
+
     def books_hold(self, daemon: DaemonProcess, engine: TinyEngine) -> None:
         """The engine ends, which hands over its last events; each request is booked once."""
         served = engine.stop()
+        self.wait_until_heard(served.requests)
         assert engine.end() == 0
         daemon.signal(signal.SIGTERM)
         assert daemon.exit_status() == 0, daemon.log

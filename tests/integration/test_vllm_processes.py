@@ -64,9 +64,8 @@ def test_daemons_that_come_late_die_and_hang_harm_nobody(two_api_servers: VllmSi
         assert min(alone, deaf) > heard / 3
         site.wait_until_booked()
         assert len(finishes(site.ledger)) == stream.answered
-        told = site.server.warnings
-        assert len(told) == 2  # API servers
-        assert all(map(told_once_each, told.values())), told
+        assert len(site.server.warnings) > 2
+        assert told_once_each(site.server.warnings, processes=2), site.server.warnings
         site.close_books(second)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wattledger.records import NS_PER_S, RequestTokens, Step
 from wattledger_daemon.heart.columns import StepColumns, columns_of
-from wattledger_daemon.heart.runs import BLOCK_NS, Block, EngineSteps
+from wattledger_daemon.heart.engine_steps import EngineSteps
+from wattledger_daemon.heart.runs import BLOCK_NS, Block
 
 TOKENS = st.tuples(
     st.sampled_from(["", "a", "b", "c", "d"]),

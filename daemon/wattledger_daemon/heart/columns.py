@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import add
+from typing import NamedTuple
 
 from wattledger.records import RequestTokens, Step
+
+
+class Sums(NamedTuple):
+    """A step's requests, counted, and all their tokens."""
+
+    requests: int
+    prefill_tokens: int
+    decode_tokens: int
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """Requests that decode a token in each of several steps of a batch; four lists in parallel.
+
+    `requests` are indices into names; each is in `lengths` steps from its first on, attends to
+    `context_tokens` in that and to one more in each further.
+    """
+
+    requests: Sequence[int] = ()
+    firsts: Sequence[int] = ()
+    lengths: Sequence[int] = ()
+    context_tokens: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        """(request, first, length, context) of each."""
+        return zip(self.requests, self.firsts, self.lengths, self.context_tokens, strict=True)
+
+
+NO_STRETCHES = Stretches()
 
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
     """Steps of one engine as one reporter told them.
 
-    Step i ran in [starts_ns[i], ends_ns[i]) and bears seqs[i]; the lists at i of the last four
-    columns run in parallel, one entry per request. `requests` point into `names`, which are all
-    different, and none stands twice in a step. `source` tells reporters of one engine apart, and
-    changes no figure.
+    Step i ran in [starts_ns[i], ends_ns[i]) and bears seqs[i]; the lists at i of the next four
+    columns run in parallel, one entry per request, and so do `stretches`, which go through several
+    steps. `requests` point into `names`, which are all different; none stands twice in a step.
+    `source` tells reporters of one engine apart, and changes no figure.
     """
 
     engine: str
@@ -29,11 +63,45 @@ class StepColumns:
     prefill_tokens: Sequence[Sequence[int]]
     decode_tokens: Sequence[Sequence[int]]
     context_tokens: Sequence[Sequence[int]]
-    # Of each step: all its prefill, decode and context tokens.
-    sums: Sequence[tuple[int, int, int]]
+    # Of each step, its part of the stretches included.
+    sums: Sequence[Sums]
+    stretches: Stretches = NO_STRETCHES
 
     def __len__(self) -> int:
         return len(self.seqs)
+
+    def own(self, at: int) -> Iterator[tuple[int, int, int, int]]:
+        """(request, prefill, decode, context) of a step's own lists."""
+        columns = (self.prefill_tokens[at], self.decode_tokens[at], self.context_tokens[at])
+        return zip(self.requests[at], *columns, strict=True)
+
+    def flat(self) -> StepColumns:
+        """The same without stretches: all of a step in its own lists."""
+        if not self.stretches:
+            return self
+        columns = [
+            [list(entries) for entries in column]
+            for column in (
+                self.requests,
+                self.prefill_tokens,
+                self.decode_tokens,
+                self.context_tokens,
+            )
+        ]
+        for request, first, length, context in self.stretches:
+            for at in range(first, first + length):
+                part = (request, 0, 1, context + at - first)
+                for column, value in zip(columns, part, strict=True):
+                    column[at].append(value)
+        requests, prefill, decode, attended = columns
+        return replace(
+            self,
+            requests=requests,
+            prefill_tokens=prefill,
+            decode_tokens=decode,
+            context_tokens=attended,
+            stretches=NO_STRETCHES,
+        )
 
     def moved(self, before_ns: int, to_ns: int) -> StepColumns:
         """The same with steps that begin before a moment stood, without length, at another."""
@@ -46,14 +114,14 @@ class StepColumns:
 
     def steps(self) -> Iterator[Step]:
         """The same as records, one step at a time."""
-        names = self.names
+        names, flat = self.names, self.flat()
         for at, seq in enumerate(self.seqs):
             parts = map(
                 RequestTokens,
-                [names[index] for index in self.requests[at]],
-                self.prefill_tokens[at],
-                self.decode_tokens[at],
-                self.context_tokens[at],
+                [names[index] for index in flat.requests[at]],
+                flat.prefill_tokens[at],
+                flat.decode_tokens[at],
+                flat.context_tokens[at],
             )
             yield Step(self.engine, seq, self.starts_ns[at], self.ends_ns[at], tuple(parts))
 
@@ -78,11 +146,11 @@ def columns_of(step: Step) -> StepColumns:
     )
 
 
-def _summed(parts: Iterable[RequestTokens]) -> tuple[int, int, int]:
+def _summed(parts: Collection[RequestTokens]) -> Sums:
     prefill = decode = context = 0
     for _, prefills, decodes, attended in parts:
         prefill, decode, context = prefill + prefills, decode + decodes, context + attended
-    return prefill, decode, context
+    return Sums(len(parts), prefill, decode, context)
 
 
 def _merged(parts: Iterable[RequestTokens]) -> dict[str, RequestTokens]:

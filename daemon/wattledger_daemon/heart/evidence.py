@@ -28,10 +28,10 @@ from wattledger_daemon.heart.attribution.cost import WindowSteps
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, carried_on
 from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.columns import StepColumns
+from wattledger_daemon.heart.engine_steps import EngineSteps
 from wattledger_daemon.heart.metering import MAX_GAP_NS, Meter
 from wattledger_daemon.heart.owners import Owners
-from wattledger_daemon.heart.runs import EngineSteps
-from wattledger_daemon.heart.step_sums import StepSum, StepSums, step_sums
+from wattledger_daemon.heart.step_sums import StepSum
 from wattledger_daemon.heart.tenures import Tenures
 from wattledger_daemon.heart.timeline import Timeline
 
@@ -308,10 +308,6 @@ class EvidenceBook:
     def has_steps(self, start_ns: int, end_ns: int) -> bool:
         """Whether any engine worked in a stretch."""
         return any(self._window_steps(name, start_ns, end_ns).places for name in self._steps)
-
-    def step_sums(self, engine: str, start_ns: int, end_ns: int) -> StepSums:
-        """What an engine computed in a stretch; all 0 for one that is not known."""
-        return step_sums(self.step_totals(engine, start_ns, end_ns), start_ns, end_ns)
 
     def step_totals(self, engine: str, start_ns: int, end_ns: int) -> list[StepSum]:
         """An engine's steps that touch a stretch, each summed over requests, by time."""

@@ -7,14 +7,13 @@ wherever that is convenient: sums over them are exact, so that no figure depends
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from itertools import compress, repeat
-from operator import add, attrgetter, ne
+from operator import add, and_, ne, not_
 from typing import NamedTuple
 
 from wattledger.records import NS_PER_S
-from wattledger_daemon.heart.columns import StepColumns
+from wattledger_daemon.heart.columns import StepColumns, Stretches
 
 BLOCK_NS = 5 * NS_PER_S
 BLOCK_STEPS = 1024
@@ -79,9 +78,9 @@ class Block:
         """How much it weighs: its steps and its runs."""
         return len(self.seqs) + len(self._requests)
 
-    def holds(self, start_ns: int) -> bool:
-        """Whether a step that begins then belongs here."""
-        return abs(start_ns - self.first_ns) < BLOCK_NS and len(self) < BLOCK_STEPS
+    def holds(self, start_ns: int, count: int = 1) -> bool:
+        """Whether a step that begins then, one of so many, belongs here."""
+        return abs(start_ns - self.first_ns) < BLOCK_NS and len(self) + count <= BLOCK_STEPS
 
     def runs(self) -> Iterator[Run]:
         """Every run, in no particular order."""
@@ -125,9 +124,9 @@ class Block:
         self.starts_ns.append(start_ns)
         self.ends_ns.append(end_ns)
         self.seqs.append(steps.seqs[at])
-        self.counts.append(len(steps.requests[at]))
+        count, prefill, decode, context = steps.sums[at]
+        self.counts.append(count)
         self.mixed.append(0)
-        prefill, decode, context = steps.sums[at]
         self.prefill_tokens.append(prefill)
         self.decode_tokens.append(decode)
         self.context_tokens.append(context)
@@ -137,18 +136,75 @@ class Block:
         at = len(self) - 1
         plain = decode == 1 and not prefill
         if plain:
+            self._begin(request, at, _OPEN, context)
+        else:
+            self._single(request, at, (prefill, decode, context))
+        return plain
+
+    def batch(self, steps: StepColumns) -> None:
+        """Take a whole batch with its stretches, all of whose steps belong here."""
+        before, count = len(self), len(steps)
+        names = [steps.names[index] for index in steps.stretches.requests]
+        goes_on = self._go_on(names, steps.stretches)
+        for name in self._open.keys() - set(compress(names, goes_on)):
+            self._end(name, before)
+        for at in range(count):
+            self.step(steps, at)
+        ends = [length < count for length in steps.stretches.lengths]
+        stretches = list(zip(names, steps.stretches.firsts, steps.stretches.lengths, strict=True))
+        for name, _, length in compress(stretches, map(and_, goes_on, ends)):
+            self._end(name, before + length)
+        contexts = steps.stretches.context_tokens
+        fresh = compress(zip(stretches, contexts, strict=True), map(not_, goes_on))
+        for (name, first, length), context in fresh:
+            stop = before + first + length
+            self._begin(name, before + first, _OPEN if stop == len(self) else stop, context)
+        for at in range(count):
+            for index, *part in steps.own(at):
+                self._own(steps.names[index], before + at, part)
+
+    def _go_on(self, names: Sequence[str], stretches: Stretches) -> list[bool]:
+        """Which of a batch's stretches go on an open run."""
+        before = len(self)
+        bases = map(self._base.get, names, repeat(_NEVER))
+        found = [
+            base == context - before and not first
+            for base, context, first in zip(
+                bases, stretches.context_tokens, stretches.firsts, strict=True
+            )
+        ]
+        if self._bent:
+            found = [on and n not in self._bent for on, n in zip(found, names, strict=True)]
+        return found
+
+    def _own(self, request: str, at: int, part: Sequence[int]) -> None:
+        prefill, decode, context = part
+        if at == len(self) - 1 and decode == 1 and not prefill:
+            self._begin(request, at, _OPEN, context)
+        else:
+            self._single(request, at, (prefill, decode, context))
+
+    def _begin(self, request: str, first: int, stop: int, context: int) -> None:
+        """A run of single decoded tokens; one that is open goes on with the next step."""
+        if stop == _OPEN:
             self._open[request] = len(self._requests)
-            self._base[request] = context - at
-        elif prefill and decode:
+            self._base[request] = context - first
+        self._row(request, first, stop, (0, 1, context, 1))
+
+    def _single(self, request: str, at: int, part: tuple[int, int, int]) -> None:
+        if part[0] and part[1]:
             self.mixed[at] += 1
+        self._row(request, at, at + 1, (*part, 0))
+
+    def _row(self, request: str, first: int, stop: int, part: tuple[int, int, int, int]) -> None:
+        prefill, decode, context, growth = part
         self._requests.append(request)
-        self._first.append(at)
-        self._stop.append(_OPEN if plain else at + 1)
+        self._first.append(first)
+        self._stop.append(stop)
         self._prefill.append(prefill)
         self._decode.append(decode)
         self._context.append(context)
-        self._growth.append(1 if plain else 0)
-        return plain
+        self._growth.append(growth)
 
     def bend(self, request: str, context: int) -> int | None:
         """Learn a run's growth from its second step, the latest; None where it is not that."""
@@ -228,96 +284,3 @@ class Writer:
         self._block.end(self._steps.names[index])
         self._open.discard(index)
         self._after[index], self._growth[index] = _NEVER, 1
-
-
-class EngineSteps:
-    """One engine's steps, each once, by whoever reported them.
-
-    `rows` tells how much they weigh, in steps and runs.
-    """
-
-    def __init__(self) -> None:
-        # By `first_ns`; a step begins within `BLOCK_NS` of its block's.
-        self._blocks: list[Block] = []
-        self._longest_ns = 0
-        self._writing: dict[str, Block] = {}
-        # Hashes, to spare three numbers and a tuple each; `_has` looks at what one points to.
-        self._seen: set[int] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._blocks)
-
-    @property
-    def rows(self) -> int:
-        """Steps and runs kept."""
-        return sum(block.rows for block in self._blocks)
-
-    @property
-    def first_ns(self) -> int:
-        """Start of the earliest step; ValueError without any."""
-        return min(block.start_ns for block in self._blocks)
-
-    def add(self, steps: StepColumns) -> list[int]:
-        """Take steps, in any order; returns which of them were there already.
-
-        An engine that starts anew counts from 1 again: a step is itself by number and extent.
-        """
-        writer: Writer | None = None
-        block = self._writing.get(steps.source)
-        known = []
-        for at, key in enumerate(zip(steps.seqs, steps.starts_ns, steps.ends_ns, strict=True)):
-            mark = hash(key)
-            if mark in self._seen and self._has(*key):
-                known.append(at)
-                continue
-            self._seen.add(mark)
-            if block is None or not block.holds(key[1]):
-                block, writer = self._turn_over(steps.source, block, key[1]), None
-            if writer is None:
-                writer = Writer(block, steps)
-            writer.write(at)
-            self._longest_ns = max(self._longest_ns, block.end_ns - block.first_ns)
-        return known
-
-    def touching(self, start_ns: int, end_ns: int) -> list[Block]:
-        """Blocks that hold steps which may overlap [start_ns, end_ns), in order of time."""
-        low = bisect_left(self._blocks, start_ns - self._longest_ns, key=_FIRST_NS)
-        high = bisect_left(self._blocks, end_ns + BLOCK_NS, key=_FIRST_NS)
-        return [
-            block
-            for block in self._blocks[low:high]
-            if block.start_ns < end_ns and block.end_ns > start_ns
-        ]
-
-    def forget_before(self, t_ns: int) -> bool:
-        """Forget blocks all of whose steps ended by `t_ns`; whether there were any."""
-        gone = [block for block in self._blocks if block.end_ns <= t_ns]
-        for block in gone:
-            keys = zip(block.seqs, block.starts_ns, block.ends_ns, strict=True)
-            self._seen.difference_update(map(hash, keys))
-        if gone:
-            self._blocks = [block for block in self._blocks if block.end_ns > t_ns]
-            self._writing = {s: b for s, b in self._writing.items() if b.end_ns > t_ns}
-        return bool(gone)
-
-    def requests(self) -> set[str]:
-        """Every request in any step."""
-        return set().union(*(block.requests() for block in self._blocks))
-
-    def _turn_over(self, source: str, before: Block | None, start_ns: int) -> Block:
-        """A new block for a source's steps from `start_ns` on."""
-        if before is not None:
-            before.close()
-        block = self._writing[source] = Block(start_ns)
-        insort(self._blocks, block, key=_FIRST_NS)
-        return block
-
-    def _has(self, seq: int, start_ns: int, end_ns: int) -> bool:
-        return any(
-            step == (seq, start_ns, end_ns)
-            for block in self.touching(start_ns, max(end_ns, start_ns + 1))
-            for step in zip(block.seqs, block.starts_ns, block.ends_ns, strict=True)
-        )
-
-
-_FIRST_NS = attrgetter("first_ns")

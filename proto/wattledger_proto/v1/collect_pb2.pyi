@@ -36,6 +36,7 @@ class Batch(google.protobuf.message.Message):
     DROPPED_EVENTS_FIELD_NUMBER: builtins.int
     TOTALS_FIELD_NUMBER: builtins.int
     REQUEST_TENANTS_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
     source: builtins.str
     """Names one reporting process for its lifetime, e.g. "llama_cpp/4711/903344" (kind, pid,
     start time): a restarted process is another source.
@@ -72,6 +73,12 @@ class Batch(google.protobuf.message.Message):
         as long as request_ids.
         """
 
+    @property
+    def runs(self) -> Global___Runs:
+        """What of the steps goes on alike from one to the next, told once; all else is in the steps' own
+        lists. Only for a daemon whose Receipt says that it takes runs.
+        """
+
     def __init__(
         self,
         *,
@@ -86,11 +93,52 @@ class Batch(google.protobuf.message.Message):
         dropped_events: builtins.int = ...,
         totals: Global___Totals | None = ...,
         request_tenants: collections.abc.Iterable[builtins.str] | None = ...,
+        runs: Global___Runs | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["engine", b"engine", "totals", b"totals"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["boot_id", b"boot_id", "dropped_events", b"dropped_events", "engine", b"engine", "finishes", b"finishes", "request_ids", b"request_ids", "request_tenants", b"request_tenants", "sent_ns", b"sent_ns", "sequence", b"sequence", "source", b"source", "steps", b"steps", "totals", b"totals"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["engine", b"engine", "runs", b"runs", "totals", b"totals"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["boot_id", b"boot_id", "dropped_events", b"dropped_events", "engine", b"engine", "finishes", b"finishes", "request_ids", b"request_ids", "request_tenants", b"request_tenants", "runs", b"runs", "sent_ns", b"sent_ns", "sequence", b"sequence", "source", b"source", "steps", b"steps", "totals", b"totals"]) -> None: ...
 
 Global___Batch: typing_extensions.TypeAlias = Batch
+
+@typing.final
+class Runs(google.protobuf.message.Message):
+    """Requests that decode one token, and nothing else, in each of several steps that stand side by
+    side in the batch. The four lists run in parallel.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    FIRST_STEPS_FIELD_NUMBER: builtins.int
+    LENGTHS_FIELD_NUMBER: builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: builtins.int
+    @property
+    def requests(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Indices into Batch.request_ids; a request stands in one step once, in a run or its own lists."""
+
+    @property
+    def first_steps(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The first of the steps, an index into Batch.steps."""
+
+    @property
+    def lengths(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """How many steps, 1 at least."""
+
+    @property
+    def context_tokens(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Context that the first decode attended to; each further one attends to one token more."""
+
+    def __init__(
+        self,
+        *,
+        requests: collections.abc.Iterable[builtins.int] | None = ...,
+        first_steps: collections.abc.Iterable[builtins.int] | None = ...,
+        lengths: collections.abc.Iterable[builtins.int] | None = ...,
+        context_tokens: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["context_tokens", b"context_tokens", "first_steps", b"first_steps", "lengths", b"lengths", "requests", b"requests"]) -> None: ...
+
+Global___Runs: typing_extensions.TypeAlias = Runs
 
 @typing.final
 class EngineRegistration(google.protobuf.message.Message):
@@ -131,8 +179,8 @@ Global___EngineRegistration: typing_extensions.TypeAlias = EngineRegistration
 
 @typing.final
 class Step(google.protobuf.message.Message):
-    """One iteration of the engine in [start_ns, end_ns). The four lists run in parallel; all empty:
-    the step ran, its breakdown is not known.
+    """One iteration of the engine in [start_ns, end_ns). The four lists run in parallel; all empty,
+    and no run goes through it: the step ran, its breakdown is not known.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -240,16 +288,20 @@ class Receipt(google.protobuf.message.Message):
 
     DAEMON_ID_FIELD_NUMBER: builtins.int
     COMMITTED_SEQUENCE_FIELD_NUMBER: builtins.int
+    TAKES_RUNS_FIELD_NUMBER: builtins.int
     daemon_id: builtins.str
     """Changes when the daemon restarts."""
     committed_sequence: builtins.int
     """Every batch up to here is on disk and will be booked; a reporter may forget it."""
+    takes_runs: builtins.bool
+    """Whether batches may tell runs."""
     def __init__(
         self,
         *,
         daemon_id: builtins.str = ...,
         committed_sequence: builtins.int = ...,
+        takes_runs: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["committed_sequence", b"committed_sequence", "daemon_id", b"daemon_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["committed_sequence", b"committed_sequence", "daemon_id", b"daemon_id", "takes_runs", b"takes_runs"]) -> None: ...
 
 Global___Receipt: typing_extensions.TypeAlias = Receipt

@@ -3,5 +3,7 @@
 shares   level 1: a device's energy among the processes that hold it
 cost     what one step costs each request and phase (closed-form Shapley value)
 steps    level 2: an engine's energy among its steps
-window   both levels over one window, rounded once into integer postings
+phases   a step's energy among its requests and phases, by sums over runs
+window   both levels over one window
+entries  a device's parts, rounded once into integers, and with their tokens
 """

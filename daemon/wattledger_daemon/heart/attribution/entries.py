@@ -53,7 +53,8 @@ class Draft:
         self.parts: dict[Account, Quantities] = defaultdict(Quantities)
         self.accounts: dict[_Key, dict[tuple[bool, Owner], Account]] = defaultdict(dict)
         self._rows: list[_Row] = []
-        self._rows_of: dict[tuple[str, int], list[_Row]] = defaultdict(list)
+        # By engine, then by place among its phases.
+        self._rows_of: dict[str, dict[int, list[_Row]]] = defaultdict(dict)
 
     def share(
         self,
@@ -63,11 +64,18 @@ class Draft:
         account_of: AccountOf,
     ) -> None:
         """Take what an engine's phases have of the device."""
-        for at, (phase, held) in enumerate(zip(phases, quantities, strict=True)):
-            if any(held):
-                row = _Row(account_of(phase.activity, phase.owner), phase.request or None, held)
-                self._rows.append(row)
-                self._rows_of[engine, at].append(row)
+        rows_of, whose = self._rows_of[engine], None
+        for at, ((activity, owner, request), held) in enumerate(
+            zip(phases, quantities, strict=True)
+        ):
+            if not any(held):
+                continue
+            # Phases of one account follow each other.
+            if whose is None or whose[0] is not activity or whose[1] != owner:
+                whose, account = (activity, owner), account_of(activity, owner)
+            row = _Row(account, request or None, held)
+            self._rows.append(row)
+            rows_of.setdefault(at, []).append(row)
 
     def count(
         self,
@@ -77,10 +85,11 @@ class Draft:
         account_of: AccountOf,
     ) -> None:
         """Take the tokens of an engine's phases; each stands where most of its energy does."""
+        rows_of = self._rows_of[engine]
         for at, (phase, count) in enumerate(zip(phases, tokens, strict=True)):
             if not count:
                 continue
-            rows = self._rows_of[engine, at]
+            rows = rows_of.setdefault(at, [])
             if not rows:
                 account = account_of(phase.activity, phase.owner)
                 rows.append(_Row(account, phase.request or None, (0.0, 0.0, 0.0)))
