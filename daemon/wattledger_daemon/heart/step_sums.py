@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class StepSum(NamedTuple):
-    """One step's extent and its sums over requests; `context_tokens` is what decodes attended to."""
+    """One step's extent and its sums; `context_tokens` is what decodes attended to."""
 
     start_ns: int
     end_ns: int
