@@ -2,7 +2,7 @@
 
 Each request has a prompt of a few hundred tokens, makes 200 to 300 and ends, and another takes its
 place: about one begins and one ends in every step. The hook's events are made up; they go through
-the reporter's own press and channel, ten times a second as the reporter does.
+the reporter's own press and channel, five times a second as the reporter does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wattledger_collectors.engines.events import Counts, Event
 from wattledger_collectors.wire import Identity, Link, Press
 
 NS_PER_S = 1_000_000_000
-BATCHES_PER_S = 10
+BATCHES_PER_S = 5
 
 
 class Engine:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from wattledger_collectors.engines.request_names import are_one, request_of
+
 if TYPE_CHECKING:
     import grpc
 
@@ -31,7 +33,8 @@ _FOR_THE_WAY_S = 0.1
 class Told:
     """What the daemon knows of all that one HTTP request became; joules and tokens are sums.
 
-    `finished` is False while the end of any of it is not told.
+    `finished` is False while the end of any of it is not told; `prompt_tokens` are computed and
+    cached ones, once for all choices.
     """
 
     prefill_j: float
@@ -43,6 +46,7 @@ class Told:
     method: str
     finished: bool
     provisional: bool
+    prompt_tokens: int | None = None
 
     @property
     def energy_j(self) -> float:
@@ -74,8 +78,8 @@ class Asking:
     async def about(self, request: str, since_ns: int, wait_s: float) -> Told | None:
         """What `request` took since `since_ns` (UTC), its end awaited for at most `wait_s`.
 
-        None where nobody knows in time, and at once where too many ask or the daemon is left
-        alone. Raises nothing but CancelledError.
+        None where nobody knows in time, or several HTTP requests bear the id; at once where too
+        many ask or the daemon is left alone. Raises nothing but CancelledError.
         """
         if self._at_once >= _MOST_AT_ONCE or self._clock() < self._not_before_s:
             return None
@@ -88,7 +92,8 @@ class Asking:
         finally:
             self._at_once -= 1
         self._failed, self._pause_s = 0, _PAUSE_S
-        return _sum([item for item in answer.requests if _is_of(item, since_ns)])
+        found = [item for item in answer.requests if _is_of(item, since_ns)]
+        return _sum(found) if are_one(request, [item.request for item in found]) else None
 
     async def _ask(self, request: str, wait_s: float) -> node_pb2.RequestAnswer:
         stub = await self._opened()
@@ -175,4 +180,13 @@ def _sum(items: Sequence[node_pb2.RequestStatus]) -> Told | None:
         "+".join(sorted({item.method for item in items})),
         all(item.HasField("finished_ns") for item in items),
         any(item.provisional for item in items),
+        _prompt_tokens(items),
     )
+
+
+def _prompt_tokens(items: Sequence[node_pb2.RequestStatus]) -> int:
+    prompts: dict[str, int] = {}
+    for item in items:
+        name = request_of(item.request)
+        prompts[name] = max(prompts.get(name, 0), item.prefill_tokens + item.cached_tokens)
+    return sum(prompts.values())

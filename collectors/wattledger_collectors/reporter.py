@@ -1,9 +1,9 @@
 """The reporter: one daemon thread in an engine's process, from the hook's buffer to the daemon.
 
-Every 100 ms it takes what the hook has told, packs batches of at most 512 events and sends them
+Every 200 ms it takes what the hook has told, packs batches of at most 512 events and sends them
 by unary `Collector.Push`. A batch is kept until the daemon has it on disk (`outbox.py`). The
 engine's own threads never wait for this one. An engine that exits hands over its last events; one
-that a signal kills takes those of its last 100 ms with it.
+that a signal kills takes those of its last 200 ms with it.
 
 With `wire.py` the only modules on the engine's side that know gRPC.
 """
@@ -39,7 +39,7 @@ class Pace:
     A batch ends with the step that brings its requests, counted per step, to `batch_entries`.
     """
 
-    flush_s: float = 0.1
+    flush_s: float = 0.2
     batch_events: int = 512
     deadline_s: float = 1.0
     poll_s: float = 1.0
@@ -121,6 +121,12 @@ class Reporting:
     def _socket(self) -> str:
         return default_socket_path(self._environ)
 
+    def begin_stop(self) -> None:
+        """Of several reporters of a process, let each begin before one is waited for."""
+        reporter = self._reporters.get(os.getpid())
+        if reporter is not None:
+            reporter.begin_stop()
+
     def stop(self) -> None:
         """Hands over what this process has told; it is done at exit, too, where Python does that.
 
@@ -166,6 +172,7 @@ class Reporter:
         self._gate = gate or ForkGate()
         self._tell = tell
         self._stopping = threading.Event()
+        self._until_ns: int | None = None
         self._thread = threading.Thread(target=self._run, name="wattledger-reporter", daemon=True)
         self._press: Press
         self._link: Link
@@ -180,10 +187,17 @@ class Reporter:
         """Starts the thread; raises RuntimeError where the interpreter is shutting down."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Hands over what is there if the daemon takes it in time; returns within `farewell_s`."""
+    def begin_stop(self) -> None:
+        """Lets it hand over what is there, within `farewell_s` from the first such call on."""
+        if self._until_ns is None:
+            self._until_ns = time.monotonic_ns() + round(self._pace.farewell_s * NS_PER_S)
         self._stopping.set()
-        self._thread.join(self._pace.farewell_s)
+
+    def stop(self) -> None:
+        """Hands over what is there if the daemon takes it in time; returns when that is over."""
+        self.begin_stop()
+        left_ns = (self._until_ns or 0) - time.monotonic_ns()
+        self._thread.join(max(0.0, left_ns / NS_PER_S))
 
     def _run(self) -> None:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wattledger_collectors.engines.events import (
@@ -36,6 +36,9 @@ MOST_PIDS = 1024
 """As many as the daemon takes of one engine."""
 
 _MOST_TENANT = 256
+_MOST_TEXT = 512
+"""As long as the daemon takes a text."""
+
 _LEAST_STEPS = 3
 LEAST_REQUESTS = 64
 """With fewer in a step it takes the engine's process longer to find runs than to tell all."""
@@ -155,8 +158,11 @@ class Press:
         _, _, step.start_ns, step.end_ns, told, *counts = event
         requests = names.indices(told)
         columns: list[Sequence[int]] = [requests, *counts]
+        if names.has_twice:
+            # No hook tells such a step; if one did, the daemon would refuse the whole batch.
+            columns = [*_merged(columns)]
         if runs is not None:
-            own = runs.step(requests, *counts)
+            own = runs.step(*columns)
             columns = [[column[place] for place in own] for column in columns]
         step.requests.extend(columns[0])
         step.prefill_tokens.extend(columns[1])
@@ -184,6 +190,9 @@ class Press:
             parts = ((name, 0, 1, context),)
         else:
             _, _, step.start_ns, step.end_ns, parts = event
+        if len(parts) > 1 and len({part[0] for part in parts}) < len(parts):
+            merged = _merged(list(zip(*parts, strict=True)))
+            parts = tuple(zip(*merged, strict=True))
         for name, prefill, decode, context in parts:
             step.requests.append(names.index(name))
             step.prefill_tokens.append(prefill)
@@ -210,10 +219,10 @@ class Press:
             engine=self._pb.EngineRegistration(
                 engine=identity.engine,
                 kind=identity.kind,
-                model=_valid(self._model),
+                model=_valid(self._model)[:_MOST_TEXT],
                 pids=self._pids,
-                workload=_valid(identity.workload),
-                job=_valid(identity.job),
+                workload=_valid(identity.workload)[:_MOST_TEXT],
+                job=_valid(identity.job)[:_MOST_TEXT],
                 coarse=identity.facts.coarse,
             ),
             totals=self._pb.Totals(
@@ -259,10 +268,21 @@ def _add_runs(batch: collect_pb2.Batch, found: Sequence[Run]) -> None:
         batch.runs.context_tokens.extend(contexts)
 
 
+def _merged(columns: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """A step's columns with each request once: its tokens are added, its context is the larger."""
+    found: dict[Any, list[Any]] = {}
+    for request, prefill, decode, context in zip(*columns, strict=True):
+        row = found.setdefault(request, [request, 0, 0, 0])
+        row[1:] = row[1] + prefill, row[2] + decode, max(row[3], context)
+    return [list(column) for column in zip(*found.values(), strict=True)]
+
+
 class _Names:
     """The requests of one batch, numbered as they come."""
 
     def __init__(self) -> None:
+        # Whether the step that was looked up last names a request twice.
+        self.has_twice = False
         self.numbers: dict[str, int] = {}
         self._last: Sequence[str] | None = None
         self._last_indices: list[int] = []
@@ -279,6 +299,7 @@ class _Names:
                 index(name) if number is None else number
                 for name, number in zip(names, known, strict=True)
             ]
+            self.has_twice = len(set(self._last_indices)) < len(self._last_indices)
         return self._last_indices
 
 

@@ -301,4 +301,4 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     # What comes and goes has no cycles: a look at the young every 700 objects finds nothing.
-    gc.set_threshold(10_000, 10, 10)
+    gc.set_threshold(50_000, 10, 10)

@@ -30,6 +30,7 @@ from wattledger_daemon.pruning import Pruning
 from wattledger_daemon.questions import Questions
 from wattledger_daemon.recording import Recorder
 from wattledger_daemon.recovery import DaemonLedger, Recovered, Scribe
+from wattledger_daemon.rivals import Rivals
 from wattledger_daemon.sampling import SensorHealth
 from wattledger_daemon.selfmetrics import Notes, own_cost, self_metrics
 from wattledger_daemon.sources import Sources
@@ -90,6 +91,7 @@ class Pipeline:
         grams = Grams(zone, pue)
         self._answering = Answering(box, self._accountant, ledger, grams, time.monotonic_ns)
         self._health = Health()
+        self._rivals = Rivals()
         self._haul: _Haul | None = None
         self._booked: list[JournalEntry] = []
         self._learned: list[Device] = []
@@ -145,6 +147,7 @@ class Pipeline:
             self._answering.turn(now_ns)
         self._health.turned(self._time.monotonic_ns() - now_ns)
         self._health.folded(self._sources.folded)
+        self._rivals.look(self._sources.reporters(), now_ns)
         self._snapshot = self._health.snapshot(
             now_ns, self._sources.engines(), self._sensors(), self._intake.depth
         )

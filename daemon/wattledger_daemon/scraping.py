@@ -9,16 +9,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from wattledger.errors import InputError
 from wattledger.records import NS_PER_S
 from wattledger_collectors.scrape.counting import Counting, JumpError, Told
 from wattledger_collectors.scrape.fetch import fetch
-from wattledger_collectors.scrape.processes import Processes, processes_behind
+from wattledger_collectors.scrape.processes import (
+    Processes,
+    began_ns,
+    processes_behind,
+    start_ticks,
+)
 from wattledger_collectors.scrape.protocol import (
     NoAnswerError,
+    NoPageError,
     Reading,
     ScrapeError,
     Scraper,
@@ -29,6 +35,7 @@ from wattledger_daemon.batches import BadBatchError, check_batch
 from wattledger_daemon.export.headers import read_headers
 from wattledger_daemon.health import EngineHealth
 from wattledger_daemon.logs import event
+from wattledger_daemon.rivals import is_scrape, reporter_pid
 from wattledger_daemon.scrape_batches import EngineLabels, ScrapePress
 from wattledger_daemon.scrape_options import ScrapeTarget
 from wattledger_daemon.sources import BusyError, Sources
@@ -40,6 +47,8 @@ _STOP_S = 0.5
 _LOOK_NS = 60 * NS_PER_S
 _LOOK_AGAIN_NS = 5 * NS_PER_S
 _FRESH_NS = 60 * NS_PER_S
+_LONGEST_REST_NS = 10 * NS_PER_S
+_REST_SHARE = 10
 
 Fetch = Callable[[str, Mapping[str, str]], bytes]
 FindProcesses = Callable[[str, tuple[str, ...]], Processes]
@@ -47,12 +56,18 @@ FindProcesses = Callable[[str, tuple[str, ...]], Processes]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a scrape needs of the host: its boot, its CLOCK_MONOTONIC, its network and `/proc`."""
+    """What a scrape needs of the host: its boot, its clocks, its network and `/proc`.
+
+    `began` tells when those behind a URL did, `started` the clock ticks at which a process did.
+    """
 
     boot_id: str
     clock: Callable[[], int] = time.monotonic_ns
     fetch: Fetch = field(default=lambda url, headers: fetch(url, headers, _TIMEOUT_S))
     processes: FindProcesses = processes_behind
+    began: Callable[[str], int | None] = began_ns
+    started: Callable[[int], int] = start_ticks
+    utc_ns: Callable[[], int] = time.time_ns
 
 
 class EngineScrape:
@@ -69,20 +84,13 @@ class EngineScrape:
         scraper: Scraper,
         sources: Sources,
         host: Surroundings,
-        *,
-        scraped: Iterable[str] = (),
     ) -> None:
-        """Prepare; `scraped` are the names of all engines that are read like this.
-
-        Raises InputError for a file of headers that cannot be read.
-        """
+        """Prepare; raises InputError for a file of headers that cannot be read."""
         self.name = name
-        self.period_s = target.period_s
         self._target = target
         self._scraper = scraper
         self._sources = sources
         self._host = host
-        self._scraped = frozenset((name, *scraped))
         file = target.headers_file
         self._headers = read_headers(file, f"scrape.{name}.headers_file") if file else {}
         labels = EngineLabels(name, scraper.kind, target.workload or "", target.job or "")
@@ -96,6 +104,14 @@ class EngineScrape:
         self._told_nobody = ""
         self._failed_ns = 0
         self._told: set[str] = set()
+
+    @property
+    def rest_s(self) -> float:
+        """How long to wait before the next turn: a tenth of an outage, 10 s at most."""
+        if not self._failing:
+            return self._target.period_s
+        out_ns = self._host.clock() - self._failed_ns
+        return max(self._target.period_s, min(out_ns // _REST_SHARE, _LONGEST_REST_NS) / NS_PER_S)
 
     def turn(self) -> None:
         """Ask the engine once, and hand over what it did since it was last asked."""
@@ -137,13 +153,23 @@ class EngineScrape:
             note = "what it counted before is not booked"
             self._tell("scrape_begins", logging.INFO, url=self._target.url, note=note)
         else:
-            restarts = self._counting.restarts
-            told = self._counting.take(t_ns, reading)
+            restarts, falls = self._counting.restarts, self._counting.falls
+            told = self._counting.take(t_ns, reading, lambda: self._began(t_ns, reading))
             if self._counting.restarts > restarts:
                 _LOG.info(event("scrape_restarted", engine=self.name))
+            if self._counting.falls > falls:
+                self._press.dropped_events += 1
+                note = "what its counters show is not booked, and counting goes on from there"
+                self._tell("scrape_fell", note=note, mend="name the URL of one process")
         if not self._counting.sees_tokens:
             self._tell("scrape_no_counters", url=self._target.url, mend=self._scraper.mend)
         return told
+
+    def _began(self, t_ns: int, reading: Reading) -> int | None:
+        """When the process began that made the page, by its own word or by who listens there."""
+        if reading.started_s:
+            return t_ns - (self._host.utc_ns() - round(reading.started_s * NS_PER_S))
+        return self._host.began(self._target.url)
 
     def _hand_over(self, batch: collect_pb2.Batch) -> bool:
         """Whether the daemon took a batch, or never will; else it is kept."""
@@ -176,14 +202,17 @@ class EngineScrape:
             self._processes, self._told_nobody = found, ""
         elif found.why != self._told_nobody:
             self._processes, self._told_nobody = found, found.why
-            note = "its tokens are booked and get no energy"
+            note = (
+                "its tokens are booked and get no energy; should a hook or wattledger proxy report "
+                "them too, they are booked twice"
+            )
             fields = {"reason": found.why, "note": note, "mend": found.mend}
             _LOG.warning(event("scrape_no_process", engine=self.name, **fields))
 
     def _yields(self, t_ns: int) -> bool:
         """Whether the engine reports by itself: then nothing is counted here, lest it be twice."""
-        ours = set(self._processes.pids)
-        rival = next((e for e in self._sources.engines() if self._is_rival(e, ours, t_ns)), None)
+        found = (e for name, e in self._sources.reporters() if self._is_rival(name, e, t_ns))
+        rival = next(found, None)
         if rival is None:
             self._told.discard("scrape_yields")
             return False
@@ -192,9 +221,16 @@ class EngineScrape:
         self._tell("scrape_yields", reported_as=rival.engine, mend=mend)
         return True
 
-    def _is_rival(self, other: EngineHealth, ours: set[int], t_ns: int) -> bool:
-        fresh = t_ns - other.last_ns < _FRESH_NS
-        return other.engine not in self._scraped and fresh and not ours.isdisjoint(other.pids)
+    def _is_rival(self, source: str, other: EngineHealth, t_ns: int) -> bool:
+        """Whether a source tells of what is scraped here, or is the proxy that is scraped."""
+        if is_scrape(source) or t_ns - other.last_ns >= _FRESH_NS:
+            return False
+        ours = self._processes.pids
+        if not set(ours).isdisjoint(other.pids):
+            return True
+        pid, start = reporter_pid(source)
+        # A pid alone may be of another pid namespace.
+        return pid in ours and self._host.started(pid) == start
 
     # ------------------------------------------------------------------- its faults
 
@@ -229,13 +265,13 @@ class Scraping:
         self._stopping = threading.Event()
         self._broken: set[str] = set()
         scrapes = [
-            EngineScrape(name, target, scraper, sources, host, scraped=targets)
+            EngineScrape(name, target, scraper, sources, host)
             for (name, target), scraper in zip(targets.items(), _scrapers(targets), strict=True)
         ]
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(scrape, scrape.period_s),
+                args=(scrape,),
                 name=f"scrape-{scrape.name}",
                 daemon=True,
             )
@@ -255,11 +291,11 @@ class Scraping:
             if thread.is_alive():
                 thread.join(max(0.0, until_s - time.monotonic()))
 
-    def _run(self, scrape: EngineScrape, period_s: float) -> None:
+    def _run(self, scrape: EngineScrape) -> None:
         due_s = time.monotonic()
         while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
             self._turn(scrape)
-            due_s = max(due_s + period_s, time.monotonic())
+            due_s = max(due_s + scrape.rest_s, time.monotonic())
         self._turn(scrape)
 
     def _turn(self, scrape: EngineScrape) -> None:
@@ -291,7 +327,10 @@ def _finding(target: ScrapeTarget, scraper: Scraper, headers: Mapping[str, str])
     processes = processes_behind(target.url, scraper.launchers)
     whose = f"{len(processes.pids)} processes"
     if not processes.pids:
-        whose = f"no process, and so no energy: {processes.why} ({processes.mend})"
+        whose = (
+            f"no process, and so no energy, and whether another reports it too cannot be seen: "
+            f"{processes.why} ({processes.mend})"
+        )
     counters = "" if reading.tier is not None else f"; no token counter yet ({scraper.mend})"
     return f"{where}: {scraper.kind}, coarse, {whose}{counters}"
 
@@ -299,7 +338,9 @@ def _finding(target: ScrapeTarget, scraper: Scraper, headers: Mapping[str, str])
 def _mend(error: ScrapeError, scraper: Scraper) -> str:
     if isinstance(error, NoAnswerError):
         return "see that it runs there, or mend url"
-    return scraper.mend
+    if isinstance(error, NoPageError):
+        return f"see that url leads to its metrics; {scraper.mend}"
+    return "see what answers there"
 
 
 def _scrapers(targets: Mapping[str, ScrapeTarget]) -> list[Scraper]:

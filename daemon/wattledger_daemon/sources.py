@@ -165,6 +165,11 @@ class Sources:
         found.sort(key=lambda health: (health.engine, health.last_ns))
         return [_merged(list(told)) for _, told in groupby(found, lambda health: health.engine)]
 
+    def reporters(self) -> list[tuple[str, EngineHealth]]:
+        """What each source says of its engine, with the source's name."""
+        with self._lock:
+            return [(name, s.health) for name, s in self._sources.items() if s.health]
+
     def forget_silent(self, now_ns: int) -> None:
         """Forget sources silent for so long that all they could still say would be refused."""
         with self._lock:

@@ -42,10 +42,10 @@ class Coefficient:
 class Fit:
     """One calibration of f + a * prefill + b * decode + c * context.
 
-    `fitted_ns` and `since_ns` are UTC; `method` has been in force since `since_ns`, and `engine`
-    taught last. `rank` counts the coefficients fitted, idle power apart; one that was not is
-    None. `reason` says why the fit is not `identified`, or what of it is not known.
-    `residual_ratio` is what a window's energy strays from the fit by. `idle_basis` is
+    `fitted_ns` and `since_ns` are UTC; `method` has been in force since `since_ns` for `engines`,
+    of which `engine` taught last. `rank` counts the coefficients fitted, idle power apart; one
+    that was not, or is not known, is None. `reason` says why the fit is not `identified`, or what
+    of it is not known. `residual_ratio` is what a window's energy strays from the fit by. `idle_basis` is
     `step-free`, `static` or `fitted`.
     """
 
@@ -66,6 +66,7 @@ class Fit:
     residual_ratio: float
     method: str
     since_ns: int
+    engines: tuple[str, ...]
 
 
 class Calibrated(NamedTuple):

@@ -213,13 +213,17 @@ class RequestTokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One iteration of an engine in [start_ns, end_ns); empty `requests`: breakdown unknown."""
+    """One iteration of an engine in [start_ns, end_ns); empty `requests`: breakdown unknown.
+
+    `source` tells reporters of one engine apart: several may tell of one forward pass.
+    """
 
     engine: str
     seq: int
     start_ns: int
     end_ns: int
     requests: tuple[RequestTokens, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

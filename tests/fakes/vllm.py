@@ -6,10 +6,10 @@ what reaches a hook, and what `/metrics` would say of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 QUEUED, SCHEDULED, PREEMPTED = 1, 2, 3
@@ -106,10 +106,15 @@ class OutputProcessor:
         self.parent_requests: dict[str, Parent] = {}
         self.counters = IterationStats()
         self.broken: Exception | None = None
+        # What a session's next word does, which comes as a request of the same id.
+        self.on_add: Callable[[], object] = lambda: None
 
     def add_request(
         self, request: Request, prompt: str | None, parent: Parent | None = None, index: int = 0
     ) -> None:
+        if request.request_id in self.request_states:
+            self.on_add()
+            return
         state = State(
             request.request_id, request.external_req_id, request.prompt_len, parent, index
         )
@@ -177,9 +182,12 @@ class OutputProcessor:
 class LLMEngine:
     """The offline engine: what our hook reads of it."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, core_pid: int | None = None) -> None:
         self.vllm_config = config
         self.output_processor = OutputProcessor(log_stats=False)
+        if core_pid is not None:
+            manager = SimpleNamespace(processes=[SimpleNamespace(pid=core_pid)])
+            self.engine_core = SimpleNamespace(resources=SimpleNamespace(engine_manager=manager))
 
 
 def a_module(processor: type[Any] = OutputProcessor) -> ModuleType:

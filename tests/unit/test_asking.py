@@ -38,7 +38,7 @@ def test_the_daemon_is_asked_over_grpc() -> None:
         told = asyncio.run(ask(asking))
         asking.close()
     # What bore the id an hour ago is not counted in.
-    assert told == Told(1.0, 2.0, 0.5, 0, 3, "measured", "calibrated", False, True)
+    assert told == Told(1.0, 2.0, 0.5, 0, 3, "measured", "calibrated", False, True, 0)
     (question,) = node.asked
     assert (question.request, question.engine) == ("x", "")
     assert 4.0 < question.wait_s < 5.0
@@ -104,3 +104,25 @@ def test_a_socket_that_cannot_be_named_is_no_fault() -> None:
         return await asking.about("x", 0, 5.0)
 
     assert asyncio.run(ask()) is None
+
+
+def test_of_an_id_that_came_twice_nothing_is_told() -> None:
+    items = [status("embd-x-0"), status("embd-x-0#r1")]
+    node = FakeNode(answer=RequestAnswer(requests=items))
+    with serving(node):
+        asking = Asking(lambda: str(node.path))
+        assert asyncio.run(asking.about("x", 0, 5.0)) is None
+        asking.close()
+
+
+def test_choices_share_a_prompt_and_prompts_add_up() -> None:
+    items = [status(name) for name in ("cmpl-x-0#0", "cmpl-x-0#1", "cmpl-x-1#0")]
+    for item, prefill, cached in zip(items, (10, 1, 7), (0, 9, 0), strict=True):
+        item.prefill_tokens, item.cached_tokens = prefill, cached
+    node = FakeNode(answer=RequestAnswer(requests=items))
+    with serving(node):
+        asking = Asking(lambda: str(node.path))
+        told = asyncio.run(asking.about("x", 0, 5.0))
+        asking.close()
+    assert told is not None
+    assert told.prompt_tokens == 17

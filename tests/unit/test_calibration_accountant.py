@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from fakes.evidence import CLOCK, MODEL
+from fakes.evidence import CLOCK, MODEL, PID, ns
 from fakes.sim_engine import SimEngine, Truth
-from fakes.sim_meter import SETTINGS, evidence_of, run
+from fakes.sim_meter import GPU, SETTINGS, evidence_of, run
 from wattledger.records import (
     NS_PER_S,
     CostModel,
+    CounterReading,
+    Engine,
     Evidence,
     Page,
     PinnedCost,
+    Process,
+    ProcessUse,
+    RequestTokens,
     Step,
+    UseRecord,
 )
 from wattledger.trace import Trace, TraceHeader, decode, encode
 from wattledger_daemon.heart.accountant import Accountant, AccountantSettings
+from wattledger_daemon.heart.calibration.state import load
 from wattledger_daemon.replay import replay
 
 TRUTH = Truth(users=(0, 2, 8, 24), stay_s=(3.0, 12.0))
@@ -160,6 +168,41 @@ def test_other_lengths_of_window_calibrate_alike() -> None:
     assert len(costs) == 3
     for cost in costs:
         assert (cost.a_j, cost.b_j) == pytest.approx((costs[1].a_j, costs[1].b_j), rel=0.1)
+
+
+def test_a_prefill_that_is_told_when_it_is_done_was_no_idling() -> None:
+    """Prompts of 25 to 60 s at 300 W, a second or so of 60 W between; nobody tells before."""
+    random, now_s = Random(1), 2.0
+    prefills: list[tuple[float, float]] = []
+    while now_s < 900.0:
+        prefills.append((now_s, now_s + random.uniform(25.0, 60.0)))
+        now_s = prefills[-1][1] + random.uniform(2.7, 3.5)
+    accountant = Accountant(CLOCK, SETTINGS)
+    for item in (GPU, Process(PID, 1, "w", "j"), Engine("e", "vllm", "m", (PID,))):
+        accountant.observe(item)
+    told = 0
+    for second in range(900):
+        start_ns = second * NS_PER_S
+        while prefills[told][1] <= second:
+            low_s, high_s = prefills[told]
+            parts = (RequestTokens("r", round(1000 * (high_s - low_s)), 0, 0),)
+            told += 1
+            accountant.observe(Step("e", told, ns(low_s), ns(high_s), parts))
+        for poll in range(10):
+            t_s = second + poll / 10
+            busy_s = sum(max(0.0, min(t_s, high_s) - low_s) for low_s, high_s in prefills)
+            energy_uj = round(1e6 * (60.0 * t_s + 240.0 * busy_s))
+            accountant.observe(CounterReading("gpu0", ns(t_s), energy_uj))
+        use = UseRecord("gpu0", start_ns, start_ns + NS_PER_S, (ProcessUse(PID, 60.0, 1 << 30),))
+        accountant.observe(use)
+        for page in accountant.due(start_ns):
+            accountant.booked(page)
+    (state,) = map(load, states(accountant))
+    assert state is not None
+    assert state.rows > 10
+    idle = state.step_free.idle()
+    assert idle is not None
+    assert idle.power_w == pytest.approx(60.0, rel=0.05)
 
 
 def test_the_simulation_conserves_and_its_truth_is_what_it_says() -> None:

@@ -13,7 +13,7 @@ from fakes.evidence import CLOCK
 from wattledger.fits import FitKey
 from wattledger.records import NS_PER_S
 from wattledger_daemon.heart.calibration.book import SAVE_LESSONS, CostBook, Saving
-from wattledger_daemon.heart.calibration.gram import LAGS_NS
+from wattledger_daemon.heart.calibration.gram import LAGS_NS, PREFILL
 from wattledger_daemon.heart.calibration.lessons import YOUNG_ROWS, Calibration, StepFree
 from wattledger_daemon.heart.calibration.rows import Lesson
 from wattledger_daemon.heart.calibration.state import dump, load
@@ -31,9 +31,12 @@ class Hardware:
         self.scale = scale
         self.end_ns = 0
 
-    def lesson(self, mix: float | None = None, spoiled_j: float = 0.0) -> Lesson:
+    def lesson(
+        self, mix: float | None = None, spoiled_j: float = 0.0, *, beside: bool = False
+    ) -> Lesson:
+        """The next lesson; `beside`: of the same stretch as the one before."""
         random = self.random
-        self.end_ns += ROW_NS
+        self.end_ns += 0 if beside else ROW_NS
         steps = random.uniform(50, 400)
         decode = steps * random.uniform(1, 200)
         prefill = (random.uniform(0, 2) if mix is None else mix) * decode
@@ -196,6 +199,111 @@ def test_an_engine_that_starts_anew_has_the_model_of_its_kind_with_its_first_les
     assert book.costs() == {"e": cost, "later": cost}
     other = replace(hardware.lesson(), engine="later", key=KEY._replace(devices="2 x NVIDIA H200"))
     assert book.learn([other], CLOCK).costs() == {"e": cost}
+
+
+def side_by_side(hardware: Hardware, engines: int, mix: float | None = None) -> list[Lesson]:
+    """One window's lessons of engines of one key."""
+    return [replace(hardware.lesson(mix=mix, beside=n > 0), engine=f"e{n}") for n in range(engines)]
+
+
+@pytest.mark.parametrize("engines", [2, 16, 64])
+def test_every_engine_of_a_key_teaches_and_stands_under_it(engines: int) -> None:
+    hardware, book = Hardware(), CostBook()
+    for _ in range(36):
+        book = book.learn(side_by_side(hardware, engines), CLOCK)
+    costs = book.costs()
+    assert set(costs) == {f"e{n}" for n in range(engines)}
+    assert len(set(costs.values())) == 1
+    (state,) = book.known.values()
+    assert state.rows == 36 * engines
+    assert (costs["e1"].f_j, costs["e1"].a_j, costs["e1"].b_j) == pytest.approx(
+        (2.0, 0.01, 0.03), rel=0.05
+    )
+    assert state.fit is not None
+    assert set(state.fit.engines) == set(costs)
+
+
+def test_many_engines_need_two_minutes_as_one_does_and_no_fit_a_window() -> None:
+    hardware, state = Hardware(), Calibration(KEY)
+    estimates, identified_at = 0, 0
+    for n in range(48):
+        found = state.found
+        state = learned(side_by_side(hardware, 8), state)
+        estimates += state.found is not found
+        if not identified_at and state.cost is not None:
+            identified_at = n + 1
+    assert 18 <= identified_at <= 30
+    assert estimates <= 5
+
+
+def test_an_engine_of_the_key_that_joins_is_told_of_with_the_next_fit() -> None:
+    hardware = Hardware()
+    state = learned([hardware.lesson() for _ in range(60)])
+    assert state.fit is not None
+    assert state.fit.engines == ("e",)
+    for _ in range(24):
+        state = learned([hardware.lesson(), side_by_side(hardware, 1)[0]], state)
+    assert state.fit is not None
+    assert set(state.fit.engines) == {"e", "e0"}
+
+
+def test_a_restart_takes_each_engines_lessons_once() -> None:
+    hardware = Hardware()
+    windows = [side_by_side(hardware, 3) for _ in range(40)]
+    whole = CostBook()
+    for window in windows:
+        whole = whole.learn(window, CLOCK)
+    early = CostBook()
+    for window in windows[:31]:
+        early = early.learn(window, CLOCK)
+    again = CostBook().remember([dump(one) for one in early.known.values()])
+    for window in windows:
+        again = again.learn(window, CLOCK)
+    assert again == whole
+
+
+def test_hardware_that_changed_under_all_engines_is_learned_anew() -> None:
+    hardware, book = Hardware(), CostBook()
+    for _ in range(40):
+        book = book.learn(side_by_side(hardware, 4), CLOCK)
+    hardware.scale = 3.0
+    for _ in range(60):
+        book = book.learn(side_by_side(hardware, 4), CLOCK)
+    assert len(book.costs()) == 4
+    for cost in book.costs().values():
+        assert cost.a_j == pytest.approx(0.03, rel=0.05)
+
+
+def test_a_phase_that_cannot_be_told_is_booked_within_its_interval() -> None:
+    """Prompts of a token or two beside passes of 50 J: noise alone would make of a what it likes."""
+    for seed in range(6):
+        hardware = Hardware(seed)
+        lessons = []
+        for _ in range(72):
+            one = hardware.lesson(mix=0.0)
+            prefill = one.did.steps * hardware.random.uniform(0.0, 0.1)
+            lessons.append(replace(one, did=one.did._replace(prefill_tokens=prefill)))
+        state = learned(lessons)
+        assert state.cost is not None
+        assert state.fit is not None
+        assert (state.fit.identified, state.fit.a) == (True, None)
+        assert "a costs too little to be told" in state.fit.reason
+        assert state.found is not None
+        value_j, half_j = state.found.values[PREFILL], state.found.halves[PREFILL]
+        assert max(value_j - half_j, 0.0) <= state.cost.a_j <= value_j + half_j
+        assert 0.0 < state.cost.a_j < 0.1
+
+
+def test_idle_power_above_what_work_draws_is_forgotten_as_is_what_a_long_step_may_cover() -> None:
+    hardware = Hardware()
+    state = learned([hardware.still(200.0), hardware.still(200.0)])
+    assert state.step_free.idle() is not None
+    lesson = hardware.lesson()
+    assert lesson.energies_j[0] / lesson.seconds > 200.0
+    quiet = replace(lesson, energies_j=(5 * 120.0,) * len(LAGS_NS))
+    assert learned([quiet], state).step_free == StepFree()
+    assert learned([lesson], state).step_free == state.step_free
+    assert learned([replace(lesson, longest_s=100.0)], state).step_free == StepFree()
 
 
 def test_keys_are_bounded_and_the_one_longest_untaught_goes_first() -> None:

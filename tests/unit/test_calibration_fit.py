@@ -178,6 +178,36 @@ def test_few_groups_have_no_interval() -> None:
     found = fitted(worked(1, 12), Idle(50.0, 0.0, "step-free"))
     assert set(found.halves) == {inf}
     assert not found.identified
+    assert found.reason == "too early: 2 of 4 half minutes of work"
+
+
+def slightly_prefilled(seed: int, a_j: float = 0.01) -> list[Row]:
+    """A prompt is a token or two: what it costs drowns in the noise of the rest."""
+    random = Random(seed)
+    rows = []
+    for one in worked(seed, mix=0.0, noise=0.02):
+        prefill = one.x[STEPS] * random.uniform(0.0, 0.1)
+        rows.append(row((*one.x[:PREFILL], prefill, *one.x[DECODE:]), one.energy_j[0]))
+    return [row(one.x, one.energy_j[0] + a_j * one.x[PREFILL]) for one in rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_phase_that_hardly_costs_anything_is_not_told(seed: int) -> None:
+    found = fitted(slightly_prefilled(seed), Idle(50.0, 0.0, "step-free"))
+    assert found.identified
+    assert found.reason == "a costs too little to be told"
+    assert found.told == (STEPS, DECODE)
+    assert found.halves[PREFILL] > 0.2 * found.values[PREFILL]
+
+
+def test_a_coefficient_at_its_bound_is_as_wide_as_its_column_tells() -> None:
+    halves = []
+    for seed in range(8):
+        found = fitted(slightly_prefilled(seed, a_j=0.0), Idle(50.0, 0.0, "step-free"))
+        if found.values[PREFILL] == 0.0:
+            halves.append(found.halves[PREFILL])
+    assert len(halves) >= 2
+    assert min(halves) > 0.05
 
 
 def test_rows_are_forgotten_slowly_and_groups_add_up() -> None:
@@ -188,6 +218,16 @@ def test_rows_are_forgotten_slowly_and_groups_add_up() -> None:
     assert 650 < whole.rows < 790
     rest = without(whole, groups.grams[0])
     assert rest.rows == pytest.approx(sum(gram.rows for gram in groups.grams[1:]))
+
+
+def test_of_many_engines_side_by_side_an_hour_is_remembered_too() -> None:
+    one, many = Groups(), Groups()
+    for made in worked(1, 240):
+        one = one.plus(made)
+        for _ in range(8):
+            many = many.plus(made, 8)
+    assert (many.blocks, many.held) == (one.blocks, 8 * one.held)
+    assert total(many.grams).rows == pytest.approx(8 * total(one.grams).rows)
 
 
 entries = st.floats(0.0, 100.0)

@@ -22,7 +22,7 @@ from wattledger.records import (
     UseRecord,
 )
 from wattledger_daemon.heart.calibration.gram import LAGS_NS, NO_LAG
-from wattledger_daemon.heart.calibration.rows import Lesson
+from wattledger_daemon.heart.calibration.rows import SURE_NS, Lesson
 from wattledger_daemon.heart.calibration.sums import step_sums
 from wattledger_daemon.heart.calibration.teaching import lessons_of
 from wattledger_daemon.heart.columns import columns_of
@@ -49,7 +49,12 @@ def working(engine: str = "e") -> list[Evidence]:
     ]
 
 
-def lessons(*parts: list[Evidence] | Evidence, engine: Engine = ENGINE) -> list[Lesson]:
+def lessons(
+    *parts: list[Evidence] | Evidence,
+    engine: Engine = ENGINE,
+    span: tuple[int, int] = SPAN,
+    lost_ns: tuple[int, ...] = (),
+) -> list[Lesson]:
     book = EvidenceBook()
     flat: list[Evidence] = [engine]
     for part in parts:
@@ -59,8 +64,8 @@ def lessons(*parts: list[Evidence] | Evidence, engine: Engine = ENGINE) -> list[
             book.observe_steps(columns_of(item))
         else:
             book.observe(item)
-    seen = [book.device_window(device, *SPAN) for device in book.devices]
-    return lessons_of(book, CLOCK.epoch_ns, SPAN, seen)
+    seen = [book.device_window(device, *span) for device in book.devices]
+    return lessons_of(book, CLOCK.epoch_ns, span, seen, lost_ns)
 
 
 def test_a_good_stretch_is_a_row_with_its_energy_at_every_lag() -> None:
@@ -139,15 +144,52 @@ def test_on_a_cpu_it_is_the_dynamic_part_by_cpu_time() -> None:
     assert lesson.static_w == 0.0
 
 
-def test_time_without_steps_tells_idle_power_and_makes_no_row() -> None:
-    quiet = [item for item in working() if isinstance(item, Step) and item.end_ns < ns(9.6)]
-    (lesson,) = lessons(gpu(70.0), steady(), used(), list(quiet))
+LATER = (SPAN[0] + SURE_NS, SPAN[1] + SURE_NS)
+
+
+def worked_until(end_s: float) -> list[Evidence]:
+    return [item for item in working() if isinstance(item, Step) and item.end_ns < ns(end_s)]
+
+
+def test_time_without_steps_tells_idle_power_when_it_is_sure_and_makes_no_row() -> None:
+    quiet = (gpu(70.0), steady(), used(), worked_until(9.6))
+    assert lessons(*quiet) == []
+    (lesson,) = lessons(*quiet, span=LATER)
     assert lesson.did == (0.0, 0.0, 0.0, 0.0)
+    assert (lesson.start_ns, lesson.end_ns) == LATER
     assert (lesson.still_s, lesson.still_w) == pytest.approx((4.9, 300.0), rel=0.05)
-    busy = [item for item in working() if isinstance(item, Step) and item.end_ns < ns(12)]
-    (lesson,) = lessons(gpu(70.0), steady(), used(), list(busy))
+    busy = (gpu(70.0), steady(), used(), worked_until(12))
+    (lesson,) = lessons(*busy)
     assert lesson.did.steps == pytest.approx(99.0, abs=1.5)
+    assert lesson.still_s == 0.0
+    (lesson,) = lessons(*busy, span=LATER)
     assert (lesson.still_s, lesson.still_w) == pytest.approx((2.5, 300.0), rel=0.05)
+
+
+def test_time_that_a_late_step_covers_or_in_which_events_were_lost_was_not_idle() -> None:
+    quiet = (gpu(70.0), steady(), used(), worked_until(9.6))
+    assert lessons(*quiet, step(9000, 9.6, 40, [("p", 9000, 0)]), span=LATER) == []
+    assert lessons(*quiet, span=LATER, lost_ns=(LATER[1] - 1,)) == []
+    assert lessons(*quiet, span=LATER, lost_ns=(SPAN[0],)) == []
+    assert len(lessons(*quiet, span=LATER, lost_ns=(SPAN[0] - 1, LATER[1]))) == 1
+
+
+def test_a_row_goes_with_what_was_idle_before_and_lost_events_take_both() -> None:
+    engine = [gpu(70.0), used()]
+    energy: list[Evidence] = [
+        CounterReading("gpu0", ns(t), round(100e6 * min(t, 120) + 300e6 * max(t - 120, 0)))
+        for t in range(150)
+    ]
+    use = UseRecord("gpu0", ns(30), ns(200), MINE)
+    late = [step(n, 129 + n / 50, 129 + (n + 1) / 50, [("d", 0, 4)]) for n in range(400)]
+    (lesson,) = lessons(engine, energy, use, late, span=LATER)
+    assert lesson.did.steps == pytest.approx(250.0)
+    assert lesson.energies_j[NO_LAG] == pytest.approx(1500.0)
+    assert (lesson.still_s, lesson.still_w) == pytest.approx((5.0, 100.0))
+    assert lesson.longest_s == pytest.approx(0.02)
+    (spoiled,) = lessons(engine, energy, use, late, span=LATER, lost_ns=(SPAN[1],))
+    assert (spoiled.did, spoiled.still_s) == (lesson.did, 0.0)
+    assert lessons(engine, energy, use, late, span=LATER, lost_ns=(LATER[0],)) == []
 
 
 # ------------------------------------------------------------------------ passes
@@ -181,6 +223,23 @@ def test_steps_of_two_pipeline_stages_are_passes_each() -> None:
     assert found.steps == pytest.approx(3.0)
     one_boundary = step_sums(totals((0, 1, 0, 4), (0.5, 1.5, 300, 0)), 0, ns(2))
     assert one_boundary.steps == pytest.approx(2.0)
+
+
+def test_a_pass_told_by_several_front_ends_is_one() -> None:
+    """Ends agree within a millisecond; in every other pass one front end only prefilled."""
+
+    def told(n: int, source: str, moved_ns: int, tokens: tuple[int, int]) -> Step:
+        low_ns, high_ns = ns(n / 50) + moved_ns, ns((n + 1) / 50) + moved_ns
+        return Step("e", n, low_ns, high_ns, (RequestTokens(source, *tokens, 0),), source)
+
+    book = EvidenceBook()
+    for n in range(100):
+        book.observe_steps(columns_of(told(n, "a", 0, (0, 4) if n % 2 else (300, 0))))
+        book.observe_steps(columns_of(told(n, "b", 400_000, (0, 2))))
+        if n % 3:
+            book.observe_steps(columns_of(told(n, "c", -300_000, (0, 1))))
+    found = step_sums(book.step_totals("e", 0, ns(2)), 0, ns(2))
+    assert found.steps == pytest.approx(100.0, abs=0.1)
 
 
 @given(

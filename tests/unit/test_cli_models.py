@@ -38,6 +38,7 @@ FIT = Fit(
     residual_ratio=0.0075,
     method="calibrated",
     since_ns=T0_NS - NS_PER_S,
+    engines=("vllm-b", "vllm-a"),
 )
 REFUSED = replace(
     FIT,
@@ -158,7 +159,14 @@ def test_the_fit_is_that_of_the_host_the_devices_and_rather_of_the_engine(tmp_pa
     mine = replace(FIT, rows=40)
     others = [
         replace(FIT, key=KEY._replace(devices="2 x NVIDIA H200"), rows=1),
-        replace(FIT, key=KEY._replace(kind="sglang"), engine="other", fitted_ns=T0_NS + 9, rows=2),
+        replace(
+            FIT,
+            key=KEY._replace(kind="sglang"),
+            engine="other",
+            engines=("other",),
+            fitted_ns=T0_NS + 9,
+            rows=2,
+        ),
         replace(FIT, key=KEY._replace(model="other"), rows=3),
     ]
     url = ledger(tmp_path, mine, *others)
@@ -166,3 +174,10 @@ def test_the_fit_is_that_of_the_host_the_devices_and_rather_of_the_engine(tmp_pa
         window = Window(T0_NS, T0_NS + 5 * NS_PER_S)
         (served,) = models_report(store, window).served
         assert served.fit == mine
+
+
+def test_an_engine_that_is_not_under_a_fit_of_its_kind_has_none(cli: Cli, tmp_path: Path) -> None:
+    url = ledger(tmp_path, replace(FIT, engine="vllm-b", engines=("vllm-b",)))
+    out = cli.run("models", "--ledger", url, *WINDOW, columns=100).out
+    assert "7.5 mJ" not in out
+    assert "no fit" in out

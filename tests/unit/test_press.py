@@ -113,3 +113,25 @@ def test_a_lone_process_is_its_engine() -> None:
     sent = batch(press())
     assert (sent.engine.engine, list(sent.engine.pids)) == ("vllm-41", [41])
     assert not sent.engine.coarse
+
+
+def test_a_step_that_names_a_request_twice_is_told_with_its_tokens_added() -> None:
+    columns: Event = ("columns", "m", 1, 2, ["z", "a", "z"], [5, 0, 0], [0, 1, 2], [0, 9, 7])
+    rows = (("z", 5, 0, 0), ("a", 0, 1, 9), ("z", 0, 2, 7))
+    for event in (columns, ("step", "m", 1, 2, rows)):
+        told = batch(press(), event)
+        (step,) = told.steps
+        assert names(told, step) == ["z", "a"]
+        assert [*step.prefill_tokens, *step.decode_tokens, *step.context_tokens] == [
+            *(5, 0),
+            *(2, 1),
+            *(7, 9),
+        ]
+        assert (told.totals.prefill_tokens, told.totals.decode_tokens) == (5, 3)
+
+
+def test_a_text_that_is_longer_than_the_daemon_takes_is_cut() -> None:
+    pressed = Press(Identity("vllm", 41, 77, "boot", workload="w" * 600, job="j" * 600))
+    event: Event = ("columns", "/data/" + "m" * 600, 1, 2, ["a"], [1], [0], [0])
+    engine = collect_pb2.Batch.FromString(pressed.batch(event[1], [event], Counts())).engine
+    assert [len(engine.model), len(engine.workload), len(engine.job)] == [512, 512, 512]

@@ -79,6 +79,33 @@ def test_an_engine_that_answers_nothing_of_sense_is_a_bad_gateway(
     assert said.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
 
 
+def test_an_engine_that_dies_without_an_answer_is_no_fault_of_ours(
+    through: Through, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client waits, and was read for its end until then."""
+    proxy = through(lambda asked: None if asked.body() else None)
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    for _ in range(10):
+        assert ask(proxy, request).startswith(b"HTTP/1.1 502 ")
+    proxy.stop()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("size", [1_000, 20_000_000])
+def test_an_early_answer_reaches_a_client_that_sends_everything_first(
+    through: Through, size: int
+) -> None:
+    def script(asked: Asked) -> None:
+        answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig"
+        asked.say(answer)
+        asked.wait_until_gone()
+
+    with RunningProxy(through(script).proxy.port, Patience(linger_s=PATIENCE_S)) as proxy:
+        for _ in range(5):
+            head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d"
+            assert ask(proxy, head % size + b"\r\n\r\n" + b"x" * size).endswith(b"big")
+
+
 def test_an_engine_that_is_not_there_is_a_bad_gateway() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
@@ -147,7 +174,9 @@ def test_a_meter_that_fails_is_not_the_clients_matter() -> None:
     engine.close()
 
 
-def test_its_end_lets_a_request_end_and_no_idle_client_wait() -> None:
+def test_its_end_lets_a_request_end_and_no_idle_client_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     asked_for, go_on = threading.Event(), threading.Event()
 
     def script(asked: Asked) -> None:
@@ -169,3 +198,4 @@ def test_its_end_lets_a_request_end_and_no_idle_client_wait() -> None:
         idle.close()
         busy.close()
     engine.close()
+    assert caplog.messages == []

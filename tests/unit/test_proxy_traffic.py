@@ -28,6 +28,7 @@ def test_heads_pass_in_order_and_case_without_what_was_meant_for_one_hop(through
 
     def script(asked: Asked) -> None:
         seen.append(asked)
+        asked.body()
         hops = "Keep-Alive: timeout=5\r\nConnection: X-Mine\r\nX-Mine: 1"
         asked.say(plain(b"{}", "application/json", "X-OdD: A", "X-odd: b", hops))
 

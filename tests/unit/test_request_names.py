@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattledger_collectors.engines.request_names import client_ids, names_of
+from wattledger_collectors.engines.request_names import are_one, client_ids, names_of
 
 HEADERS = st.text("ab-_0123#.", min_size=1, max_size=8)
 MADE = (
@@ -82,3 +82,23 @@ def test_every_name_that_is_made_is_found_and_lies_where_it_is_looked_for(
 def test_a_numbered_name_is_one_headers_alone(one: str, other: str, number: int) -> None:
     if one != other and "#" not in one + other:
         assert not names_of(other).is_sure(f"cmpl-{one}-{number}") or other.startswith("cmpl-")
+
+
+@pytest.mark.parametrize(
+    ("found", "one"),
+    [
+        (["chatcmpl-a"], True),
+        (["cmpl-a-0", "cmpl-a-1", "cmpl-a-2"], True),
+        (["cmpl-a-0#0", "cmpl-a-0#1", "cmpl-a-1#0"], True),
+        (["cmpl-a-0#s2", "cmpl-a-1#s2"], True),
+        (["chatcmpl-a#0#s1", "chatcmpl-a#1#s1"], True),
+        (["chatcmpl-a", "chatcmpl-a#r1"], False),
+        (["chatcmpl-a", "chatcmpl-a#s1"], False),
+        (["chatcmpl-a", "chatcmpl-a#0", "chatcmpl-a#1"], False),
+        (["cmpl-a-0", "cmpl-a-1", "cmpl-a-0#r4"], False),
+        (["chatcmpl-a", "embd-a-0"], False),
+        (["transcribe-a", "transcribe-a-0"], False),
+    ],
+)
+def test_what_one_http_request_can_have_become(found: list[str], one: bool) -> None:
+    assert are_one("a", found) is one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from wattledger_daemon.intake import Delivery
 from wattledger_daemon.scrape_options import ScrapeTarget
 from wattledger_daemon.scraping import EngineScrape, Scraping, Surroundings, examine
 
+UTC_NS = 1_700_000_000 * S
 TARGET = ScrapeTarget("fake", "http://127.0.0.1:1/metrics", workload="w", job="j")
 
 
@@ -31,6 +32,7 @@ class FakeScraper:
     kind: str = "fake"
     mend: str = "turn it on"
     launchers: tuple[str, ...] = ("launcher",)
+    started_s: Callable[[], float] = lambda: 0.0
 
     def pages(self, url: str) -> tuple[str, ...]:
         return (url, f"{url}?slots")
@@ -45,7 +47,8 @@ class FakeScraper:
         kinds = zip(
             (Kind.PREFILL, Kind.DECODE, Kind.FINISHED), (prefill, decode, finished), strict=True
         )
-        return Reading({Series(kind): value for kind, value in kinds}, 0, None, "tiny")
+        counters = {Series(kind): value for kind, value in kinds}
+        return Reading(counters, 0, None, "tiny", self.started_s())
 
 
 @dataclass
@@ -55,13 +58,24 @@ class Rig:
     world: World
     page: str = "0 0 0"
     found: Processes = field(default_factory=lambda: Processes((41,)))
+    began_ns: int | None = None
+    started_s: float = 0.0
     now_ns: int = NOW_NS
     looked: int = 0
     target: ScrapeTarget = TARGET
 
     def __post_init__(self) -> None:
-        host = Surroundings(BOOT_ID, lambda: self.now_ns, self._fetch, self._processes)
-        self.scrape = EngineScrape("e", self.target, FakeScraper(), self.world.sources, host)
+        host = Surroundings(
+            BOOT_ID,
+            lambda: self.now_ns,
+            self._fetch,
+            self._processes,
+            began=lambda _: self.began_ns,
+            started={41: 777}.__getitem__,
+            utc_ns=lambda: self.now_ns + UTC_NS,
+        )
+        scraper = FakeScraper(started_s=lambda: self.started_s)
+        self.scrape = EngineScrape("e", self.target, scraper, self.world.sources, host)
 
     def _fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
         return self.page.encode()
@@ -150,7 +164,7 @@ def test_an_outage_is_told_once_and_its_tokens_lie_over_all_of_it(
     told = [line for line in caplog.messages if "scrape_failing" in line or "again" in line]
     assert told == [
         "event=scrape_failing engine=e url=http://127.0.0.1:1/metrics "
-        'reason="HTTP 500" mend="turn it on"',
+        'reason="HTTP 500" mend="see what answers there"',
         "event=scrape_works_again engine=e after_s=5",
     ]
 
@@ -164,6 +178,45 @@ def test_the_first_look_and_a_restart_are_told(rig: Rig, caplog: pytest.LogCaptu
     assert moments(rig.events()) == [(1.0, 2.0, 5, 120)]
 
 
+def test_a_fall_that_is_no_restart_is_told_and_counted_and_not_booked(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.ask("1000000 1000000 9")
+    rig.began_ns = NOW_NS - 3600 * S
+    rig.ask("900000 1000001 9")
+    rig.ask("900007 1000003 9")
+    rig.ask("800000 1000003 9")
+    assert moments(rig.events()) == [(2.0, 3.0, 7, 2)]
+    assert caplog.text.count("event=scrape_fell engine=e") == 1
+    assert rig.world.sources.engines()[0].dropped_events == 2
+
+
+def test_a_restart_is_seen_by_who_listens_and_by_the_page(rig: Rig) -> None:
+    rig.ask("1000000 0 0")
+    rig.began_ns = NOW_NS + 2 * S
+    rig.ask("900000 0 0", after_s=3.0)
+    assert moments(rig.events()) == [(1.0, 4.0, 900_000, 0)]
+    # The page's own word goes before that of who listens; it tells UTC.
+    rig.started_s = (rig.now_ns + UTC_NS - 3600 * S) / S
+    rig.ask("900001 0 0")
+    rig.ask("800000 0 0")
+    assert [s[2] for s in moments(rig.events())] == [1]
+    rig.started_s = (rig.now_ns + UTC_NS) / S
+    rig.ask("700000 0 0")
+    assert [s[2] for s in moments(rig.events())] == [700_000]
+
+
+def test_it_asks_less_often_the_longer_an_engine_is_away(rig: Rig) -> None:
+    rig.ask("0 0 0")
+    rests_s = []
+    for after_s in (1.0, 5.0, 25.0, 1000.0):
+        rig.ask("HTTP 500", after_s)
+        rests_s.append(rig.scrape.rest_s)
+    assert rests_s == [1.0, 1.0, 3.0, 10.0]
+    rig.ask("0 0 0")
+    assert rig.scrape.rest_s == 1.0
+
+
 def test_an_engine_without_a_process_is_told_once_and_looked_for_again(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,7 +225,8 @@ def test_an_engine_without_a_process_is_told_once_and_looked_for_again(
         rig.ask(f"{at} 0 0")
     assert rig.looked == 3
     assert caplog.text.count("event=scrape_no_process") == 1
-    assert "its tokens are booked and get no energy" in caplog.text
+    assert "its tokens are booked and get no energy; should a hook" in caplog.text
+    assert "they are booked twice" in caplog.text
     assert "run a wattledgerd there" in caplog.text
     assert moments(rig.events())
     rig.found = Processes((41,))
@@ -196,6 +250,29 @@ def test_one_that_reports_by_itself_is_left_to_it(
     rig.ask("40 4 0", after_s=61.0)
     rig.ask("50 6 0")
     assert [s[2:] for s in moments(rig.events())] == [(10, 2)]
+
+
+def test_a_reporter_of_the_scrapes_own_name_is_a_rival_too(rig: Rig) -> None:
+    rig.ask("0 0 0")
+    told = question(sent_ns=rig.now_ns)
+    told.engine.engine = "e"
+    rig.world.sources.take(told, rig.now_ns)
+    rig.ask("10 1 0")
+    rig.ask("20 2 0")
+    assert moments(rig.events()) == []
+
+
+@pytest.mark.parametrize(("start", "told"), [(777, []), (778, [(10, 1)])])
+def test_the_proxy_that_is_scraped_is_a_rival(
+    rig: Rig, start: int, told: list[tuple[int, int]]
+) -> None:
+    """It listens, and reports of the engine behind it; a pid alone may be another namespace's."""
+    rig.ask("0 0 0")
+    proxy = question(sent_ns=rig.now_ns, source=f"openai/41/{start}/proxy")
+    proxy.engine.pids[:] = [99]
+    rig.world.sources.take(proxy, rig.now_ns)
+    rig.ask("10 1 0")
+    assert [s[2:] for s in moments(rig.events())] == told
 
 
 def test_a_jump_that_no_engine_makes_is_dropped_and_counted(

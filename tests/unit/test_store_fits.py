@@ -40,6 +40,7 @@ def fit(fitted_ns: int = 5, key: FitKey = KEY) -> Fit:
         residual_ratio=0.01,
         method="calibrated",
         since_ns=3,
+        engines=("e", "é\n"),
     )
 
 

@@ -35,6 +35,16 @@ def test_who_names_no_tenant_gets_none_of_a_neighbours() -> None:
     assert tenancy.of("chatcmpl-a_2") == "red"
 
 
+def test_of_two_ids_that_make_one_name_the_one_in_the_house_counts() -> None:
+    tenancy = Tenancy()
+    tenancy.note("a-0", "acme")
+    tenancy.over("a-0")
+    tenancy.note("a", "beta")
+    assert tenancy.of("transcribe-a-0") == "beta"
+    tenancy.note("a-0", "acme")
+    assert tenancy.of("transcribe-a-0") == ""
+
+
 def test_two_tenants_with_one_id_at_the_same_time_are_nobody() -> None:
     tenancy = Tenancy()
     tenancy.note("1", "red")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -281,7 +281,28 @@ def test_a_stream_whose_client_did_not_ask_for_usage_is_left_alone(mode: str) ->
     assert asker.asked == []
 
 
+@pytest.mark.parametrize(("prompt_tokens", "told"), [(10, True), (9, False), (None, True)])
+def test_figures_of_another_prompt_are_left_out(prompt_tokens: int | None, told: bool) -> None:
+    script = plain(b'{"usage":{"prompt_tokens":10,"completion_tokens":3}}')
+    known = replace(TOLD, prompt_tokens=prompt_tokens)
+    sent = run(serve(App(script), Asker(known)))
+    assert (ENERGY_HEADER in sent[0]["headers"]) is told
+
+
 # ----------------------------------------------------------------------------- tenants
+
+
+def test_another_endpoints_request_does_not_take_the_tenant_of_a_chats_id() -> None:
+    seen: list[str] = []
+    audio = App([], during=lambda: seen.append(tenancy.of("transcribe-middleware-9")))
+    for path, app, headers in (
+        ("/v1/chat/completions", App(plain()), [(b"x-tenant", b"red")]),
+        ("/v1/audio/transcriptions", audio, []),
+        ("/v1/audio/transcriptions", audio, [(b"x-tenant", b"blue")]),
+    ):
+        scope = scope_of(path, (b"x-request-id", b"middleware-9"), *headers)
+        run(serve(app, Asker(), scope, WATTLEDGER_TENANT_HEADER="X-Tenant"))
+    assert seen == ["", "blue"]
 
 
 def test_an_id_is_given_to_a_request_that_has_none() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from wattledger_collectors.engines.vllm_place import Place, engine_pids, place_of
+from wattledger_collectors.engines.vllm_place import Place, core_pids_of, engine_pids, place_of
 
 
 def config(**parallel: object) -> SimpleNamespace:
@@ -94,6 +94,35 @@ def test_ranks_share_the_tree_and_nothing_is_left_or_counted_twice(
 
 def test_a_rank_of_another_host_is_nobody_here(tmp_path: Path) -> None:
     assert engine_pids(Place(9, ranks=4), 3, a_proc(tmp_path, TITLED)) == ()
+
+
+def test_engines_of_one_process_share_its_children_and_the_first_has_the_rest(
+    tmp_path: Path,
+) -> None:
+    proc, one, two = (
+        a_proc(tmp_path, TITLED),
+        Place(9, core_pids=(20,)),
+        Place(9, number=2, core_pids=(21,)),
+    )
+    first, second = engine_pids(one, 0, proc, (21,)), engine_pids(two, 0, proc, (20,))
+    assert second == (21, 24)
+    assert set(first) == set(TITLED) - {21, 24}
+    # Nobody can tell what runs in the process itself: it is the first's.
+    assert engine_pids(Place(9, number=2), 0, proc, (20,)) == ()
+    assert (one.engine(0), two.engine(0)) == ("vllm-9", "vllm-9-2")
+
+
+@pytest.mark.parametrize("engine", [None, object(), SimpleNamespace(engine_core=3)])
+def test_an_engine_without_processes_of_its_own_has_none(engine: object) -> None:
+    assert core_pids_of(engine) == ()
+
+
+@pytest.mark.parametrize(("count", "rank", "server"), [(1, 0, None), (3, 2, 2), (3, -1, 0)])
+def test_servers_are_numbered_where_there_are_several(
+    count: int, rank: int, server: int | None
+) -> None:
+    place = place_of(config(_api_process_count=count, _api_process_rank=rank), 10, 9)
+    assert place.server == server
 
 
 def test_a_process_that_ends_meanwhile_is_passed_over(tmp_path: Path) -> None:

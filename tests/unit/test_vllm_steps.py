@@ -120,6 +120,7 @@ def test_a_large_step_in_slices_is_one_step() -> None:
     world = rig()
     for name in "ab":
         world.add(name)
+    world.now_s = 1.1
     world.processor.process_outputs([first("a", 10, at_s=1.0)], 1.1, stats := Stats())
     world.processor.process_outputs([first("b", 20, at_s=1.0)], 1.1, stats)
     world.hook.record(0, None, stats)

@@ -103,7 +103,10 @@ class Inlet:
 
 @dataclass(slots=True)
 class _Relay:
-    """One request on its way to the engine, and its response on the way back."""
+    """One request on its way to the engine, and its response on the way back.
+
+    The response is `started` once some of it is passed on, and `whole` at its end.
+    """
 
     client: Inlet
     writer: asyncio.StreamWriter
@@ -111,6 +114,7 @@ class _Relay:
     body: Body
     exchange: Exchange
     started: bool = False
+    whole: bool = False
 
     async def send(self, writer: asyncio.StreamWriter) -> None:
         """Passes the request's body on, then waits until the client leaves."""
@@ -157,6 +161,7 @@ class _Relay:
             self.exchange.content(pieces)
             await self.writer.drain()
         self.exchange.complete()
+        self.whole = True
         await self.writer.drain()
         return keeps
 
@@ -188,6 +193,7 @@ class Proxy:
     most_connections: int = 4096
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _busy: set[asyncio.Task[None]] = field(default_factory=set)
+    _stopping: bool = False
 
     async def serve(
         self, host: str, port: int, stop: asyncio.Event, ready: Callable[[int], None]
@@ -200,6 +206,7 @@ class Proxy:
         async with server:
             ready(server.sockets[0].getsockname()[1])
             await stop.wait()
+            self._stopping = True
             server.close()
             for task in self._tasks - self._busy:
                 task.cancel()
@@ -222,6 +229,10 @@ class Proxy:
                 await self._serve(client, writer, task)
         except (OSError, TimeoutError):
             pass
+        except asyncio.CancelledError:
+            # asyncio would log the end that `serve` wanted as a fault.
+            if not self._stopping:
+                raise
         finally:
             self._tasks.discard(task)
             self._busy.discard(task)
@@ -245,7 +256,11 @@ class Proxy:
             except BadMessageError as error:
                 await self._refuse(client, writer, error.status, str(error))
                 return
-            keeps = await self._pass(_Relay(client, writer, head, body, self.meter.begin(head)))
+            relay = _Relay(client, writer, head, body, self.meter.begin(head))
+            keeps = await self._pass(relay)
+            if relay.whole and not body.done:
+                # Answered early: a client may read nothing before it has sent everything.
+                await self._linger(client, writer)
 
     async def _pass(self, relay: _Relay) -> bool:
         """One request; whether its client may send another."""
@@ -268,6 +283,8 @@ class Proxy:
             if relay.started:
                 relay.writer.transport.abort()
                 return False
+            # One reader at a time.
+            await _end(sending)
             return await self._bad_gateway(relay, str(error))
         finally:
             relay.exchange.broken()
@@ -288,8 +305,14 @@ class Proxy:
         writer.write(f"{start}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
         writer.write(body)
         await writer.drain()
+        await self._linger(client, writer)
+
+    async def _linger(self, client: Inlet, writer: asyncio.StreamWriter) -> None:
+        """The end of what a client gets, and time to read it.
+
+        To close on bytes that nobody read would reset the connection, and lose the answer.
+        """
         writer.write_eof()
-        # To close on bytes that nobody read would reset the connection, and lose the answer.
         with suppress(TimeoutError):
             async with asyncio.timeout(self.patience.linger_s):
                 while await client.read():

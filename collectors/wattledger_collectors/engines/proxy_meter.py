@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -83,6 +84,8 @@ class Meter:
         self._tenant_header = (tenant_header or "").lower().encode("latin-1", "replace")
         self._tell = tell
         self._told: set[str] = set()
+        # A restarted proxy may have the same pid: in a container it always has.
+        self._run = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
         self._tenants: OrderedDict[str, str] = OrderedDict()
         self._models: dict[str, int] = {}
@@ -97,7 +100,7 @@ class Meter:
         """The client's X-Request-Id, `#r<number>` behind it when it comes again, else our own."""
         number = next(self._numbers)
         asked = printable(head.text(b"x-request-id").encode())
-        name = asked or f"{os.getpid()}-{number}"
+        name = asked or f"{self._run}-{number}"
         if name in self._tenants:
             name = f"{name}#r{number}"
         tenant = printable(head.text(self._tenant_header).encode()) if self._tenant_header else None

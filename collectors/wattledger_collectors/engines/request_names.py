@@ -11,14 +11,15 @@ vllm/entrypoints; X is the header, N a number):
     /inference/v1/generate     generate-tokens-X
     others                     decision-X, generative-scoring-X-N
 
-Our hook puts `#N` behind all that for each of several choices (`n` above 1), and `#rN` where an
-id comes again while the first is live or has just been. The Responses API ignores the header: its
-ids are the engine's own, `resp_...`, of which each turn is `resp_..._N`.
+Our hook puts `#N` behind all that for each of several choices (`n` above 1), `#sN` for the API
+server N where there are several, and `#rN` where an id comes again among the latest. The Responses
+API ignores the header: its ids are the engine's own, `resp_...`; each turn is `resp_..._N`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _ALONE = ("chatcmpl", "transcribe", "translate", "generate-tokens", "decision")
@@ -37,7 +38,9 @@ _NUMBERED = {
 }
 """What stands before the number."""
 
-_CHOICE = re.compile(r"#r?[0-9]{1,9}\Z")
+_MARKS = tuple(re.compile(mark + r"[0-9]{1,9}\Z") for mark in ("#r", "#s", "#"))
+"""What our hook puts behind a name, the last first."""
+
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _KINDS = sorted({*_ALONE, *_NUMBERED}, key=len, reverse=True)
 
@@ -56,18 +59,55 @@ class Names:
 
     def is_sure(self, name: str) -> bool:
         """Whether no other id makes this name; with or without a `#`."""
-        bare = _CHOICE.sub("", name)
-        return name in self.plain or bare in self.plain or _numbered(bare, self.stems)
+        return any(bare in self.plain or _numbered(bare, self.stems) for bare in _bared(name))
 
     def is_likely(self, name: str) -> bool:
         """Whether the id makes this name where it stands for several requests."""
-        return _numbered(_CHOICE.sub("", name), self.loose)
+        return any(_numbered(bare, self.loose) for bare in _bared(name))
 
     def ranges(self) -> tuple[tuple[str, str], ...]:
         """Stretches [low, high) of the order of text in which all but the plain names lie."""
         choices = ((name + "#", name + "$") for name in self.plain)
         numbered = ((stem + "0", stem + ":") for stem in (*self.stems, *self.loose))
         return (*choices, *numbered)
+
+
+def _bared(name: str) -> Iterator[str]:
+    """The name, and what is left of it as each of our marks is taken off."""
+    yield name
+    for mark in _MARKS:
+        bare = mark.sub("", name)
+        if bare != name:
+            name = bare
+            yield name
+
+
+def are_one(asked: str, found: Sequence[str]) -> bool:
+    """Whether these names that `asked` stands for can be all of one HTTP request.
+
+    They are not where its id came again, or came to endpoints of several kinds.
+    """
+    seen = [_choice_of(name) for name in found]
+    bares = {bare for bare, _ in seen}
+    plain = bares.intersection(names_of(asked).plain)
+    alike = len({_kind_of(bare) for bare in bares}) <= 1 and (not plain or len(bares) == 1)
+    # A request is of one choice or of several, not both.
+    single = {bare for bare, choice in seen if not choice}
+    mixed = any(choice and bare in single for bare, choice in seen)
+    return len(found) <= 1 or (alike and not mixed and len(set(seen)) == len(seen))
+
+
+def request_of(name: str) -> str:
+    """The name without the mark of its choice: choices share one prompt."""
+    return _choice_of(name)[0]
+
+
+def _choice_of(name: str) -> tuple[str, str]:
+    """A name without our marks, and which choice it is, "" where there is one."""
+    again, server, choice = _MARKS
+    name = server.sub("", again.sub("", name))
+    bare = choice.sub("", name)
+    return bare, name[len(bare) :]
 
 
 def _numbered(name: str, stems: tuple[str, ...]) -> bool:

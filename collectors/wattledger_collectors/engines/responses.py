@@ -38,6 +38,10 @@ class Energy(Protocol):
         """Tokens of the answer."""
 
     @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of the prompt, computed or cached; None where that is not known."""
+
+    @property
     def quality(self) -> str:
         """How the energy was metered."""
 
@@ -114,6 +118,12 @@ class Document:
             if isinstance(count, int):
                 return count
         return None
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens that the engine's own `usage` counts of the prompt."""
+        count = (self.usage or {}).get("prompt_tokens")
+        return count if isinstance(count, int) else None
 
     def with_energy(self, energy: Energy) -> str:
         """The same text, `usage` having one member more; unchanged where it has no `usage`."""

@@ -1,8 +1,9 @@
 """Whose a request is, from the HTTP side of an engine's process to its hook.
 
 The HTTP side notes the tenant of each request before the engine sees it; the hook asks by the
-engine's own name for it. Both run in one process. What is noted is a client's word: bounded,
-printable, and withdrawn where two clients with one id at the same time say different things.
+engine's own name for it when it meets the request. Both run in one process. What is noted is a
+client's word: bounded, printable, and withdrawn where two clients with one id at the same time say
+different things.
 """
 
 from __future__ import annotations
@@ -59,15 +60,17 @@ class Tenancy:
                 noted.live -= 1
 
     def of(self, request_name: str) -> str:
-        """The tenant of an engine's request by the engine's name for it, "" where unknown."""
+        """The tenant of an engine's request by the engine's name for it, "" where unknown.
+
+        Where several ids make that name, those in the house count; they have to agree.
+        """
         if not self._noted:
             return ""
         with self._lock:
-            for http_id in client_ids(request_name):
-                noted = self._noted.get(http_id)
-                if noted is not None:
-                    return noted.tenant
-        return ""
+            found = [self._noted.get(http_id) for http_id in client_ids(request_name)]
+            noted = [item for item in found if item is not None]
+            told = {item.tenant for item in noted if item.live} or {item.tenant for item in noted}
+        return told.pop() if len(told) == 1 else ""
 
 
 TENANCY = Tenancy()

@@ -68,7 +68,9 @@ def install(module: ModuleType) -> None:
 def hook() -> Hook:
     """This process's."""
     if not _HOOKS:
-        ours = Hook(_report, tell=autoload.tell)
+        from wattledger_collectors.engines import tenancy
+
+        ours = Hook(_report, tell=autoload.tell, tenant_of=tenancy.of)
         _HOOKS.append(ours)
         os.register_at_fork(after_in_child=ours.forget)
     return _HOOKS[0]
@@ -85,15 +87,16 @@ def _report(place: Place, rank: int) -> EventBuffer:
 
     facts = EngineFacts(
         engine=place.engine(rank),
-        part=str(rank),
-        pids=lambda: engine_pids(place, rank),
-        tenant_of=_tenant_of,
+        part=place.part(rank),
+        pids=lambda: engine_pids(place, rank, others=hook().other_cores(place)),
+        tenant_of=hook().names.tenant,
     )
     buffer = EventBuffer()
     reporting = Reporting(KIND, buffer, os.environ, facts, _tell_once)
     reporting.ensure_running()
+    _GOODBYES.append(reporting.begin_stop)
     # Before the reporter's own farewell: both run last first.
-    atexit.register(hook().flush)
+    atexit.register(_begin_goodbye)
     Finalize(None, _say_goodbye, (reporting.stop,), exitpriority=100)
     return buffer
 
@@ -108,13 +111,16 @@ def _tell_once(line: str) -> None:
 _LINES: list[str] = []
 
 
-def _say_goodbye(stop: Callable[[], None]) -> None:
+def _begin_goodbye() -> None:
+    """All ranks' reporters at once: each may take its second, and it is the same second."""
     hook().flush()
+    for begin_stop in _GOODBYES:
+        begin_stop()
+
+
+_GOODBYES: list[Callable[[], None]] = []
+
+
+def _say_goodbye(stop: Callable[[], None]) -> None:
+    _begin_goodbye()
     stop()
-
-
-def _tenant_of(name: str) -> str:
-    """By vLLM's own id: what the hook may have put behind it is cut off."""
-    from wattledger_collectors.engines import tenancy
-
-    return tenancy.of(name) or tenancy.of(name.rpartition("#")[0])

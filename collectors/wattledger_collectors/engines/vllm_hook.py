@@ -12,13 +12,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
 from wattledger_collectors.engines.events import EventBuffer
-from wattledger_collectors.engines.vllm_place import Place, place_of
-from wattledger_collectors.engines.vllm_requests import Requests, to_ns
+from wattledger_collectors.engines.vllm_names import Names
+from wattledger_collectors.engines.vllm_place import Place, core_pids_of, place_of
+from wattledger_collectors.engines.vllm_requests import NS_PER_S, Requests
 from wattledger_collectors.engines.vllm_steps import Draft, Live, Timeline
 from wattledger_collectors.engines.vllm_totals import length_ns, tell_totals
 
@@ -26,6 +28,7 @@ _MOST_FAULTS = 3
 _MOST_PROCESSORS = 64
 _KEPT_STATS = 16
 _MINE = "_wattledger"
+_MOST_OFF_NS = 5_000_000_000
 
 Outlet = Callable[[Place, int], EventBuffer]
 """Where the events of a rank go."""
@@ -35,7 +38,7 @@ class _Processor:
     """What is known of one OutputProcessor: its requests, and the timelines of its ranks."""
 
     def __init__(self, hook: Hook) -> None:
-        self.requests = Requests()
+        self.requests = Requests(hook.names)
         self.pending: Draft | None = None
         self.place: Place | None = None
         self.aborting = False
@@ -59,7 +62,7 @@ class _Processor:
         if scheduler_stats is None:
             timeline.tell(draft)
         else:
-            timeline.scheduled(scheduler_stats)
+            timeline.scheduled(scheduler_stats, draft.end_ns)
             in_flight = timeline.place.in_flight
             timeline.tell(draft, length_ns(scheduler_stats) if in_flight == 1 else None)
 
@@ -82,7 +85,8 @@ class _Processor:
 class Hook:
     """Wraps the classes, and brings together what the wraps and the stat loggers see.
 
-    `outlet` is asked once per rank, at its first step; `tell` takes one line, once.
+    `outlet` is asked once per rank, at its first step; `tell` takes one line, once; `tenant_of`
+    is asked for each request by vLLM's name for it.
     """
 
     def __init__(
@@ -90,8 +94,11 @@ class Hook:
         outlet: Outlet,
         tell: Callable[[str], None],
         now_ns: Callable[[], int] = time.monotonic_ns,
+        tenant_of: Callable[[str], str] = lambda name: "",
     ) -> None:
+        self.names = Names(tenant_of)
         self.place = Place(os.getpid())
+        self.offline: list[Place] = []
         self.ranks: set[int] = set()
         self.faults = 0
         self._outlet = outlet
@@ -142,11 +149,23 @@ class Hook:
         def init(engine: Any, *args: Any, **kwargs: Any) -> None:
             original(engine, *args, **kwargs)
             try:
-                self._of(engine.output_processor).place = place_of(engine.vllm_config)
+                self._of(engine.output_processor).place = self._next_offline(engine)
             except Exception as error:  # noqa: BLE001 - the engine hook's border
                 self._say(error)
 
         self._replace(module.LLMEngine, "__init__", original, init)
+
+    def _next_offline(self, engine: Any) -> Place:
+        number, cores = len(self.offline) + 1, core_pids_of(engine)
+        place = replace(place_of(engine.vllm_config), number=number, core_pids=cores)
+        self.offline.append(place)
+        return place
+
+    def other_cores(self, place: Place) -> tuple[int, ...]:
+        """The EngineCores of this process's other engines."""
+        return tuple(
+            pid for other in self.offline if other.number != place.number for pid in other.core_pids
+        )
 
     def detach(self) -> None:
         """Puts vLLM's own methods back, unless somebody has wrapped ours."""
@@ -174,14 +193,21 @@ class Hook:
     def _wrap_add(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def add_request(processor: Any, *args: Any, **kwargs: Any) -> Any:
+            session = ""
             try:
-                # With statistics on, the scheduler tells the time itself.
-                if not processor.log_stats and not self._is_off:
-                    request = args[0] if args else kwargs["request"]
-                    self._of(processor).requests.added_ns[request.request_id] = self._now_ns()
+                if not self._is_off:
+                    mine, request = self._of(processor), args[0] if args else kwargs["request"]
+                    # With statistics on, the scheduler tells the time itself.
+                    if not processor.log_stats:
+                        mine.requests.added_ns[request.request_id] = self._now_ns()
+                    if mine.requests.sessions and request.request_id in mine.requests.sessions:
+                        session = request.request_id
             except Exception as error:  # noqa: BLE001 - the engine hook's border
                 self._fault(processor, error)
-            return original(processor, *args, **kwargs)
+            result = original(processor, *args, **kwargs)
+            if session:
+                self._added_to(processor, session)
+            return result
 
         return add_request
 
@@ -219,8 +245,12 @@ class Hook:
             outputs = args[0] if args else kwargs["engine_core_outputs"]
             end_s = args[1] if len(args) > 1 else kwargs.get("engine_core_timestamp")
             stats = args[2] if len(args) > 2 else kwargs.get("iteration_stats")
-            end_ns = self._now_ns() if end_s is None else to_ns(end_s)
             mine: _Processor = processor.__dict__.get(_MINE) or self._of(processor)
+            end_ns = now_ns = self._now_ns()
+            if end_s is not None:
+                end_ns = round(end_s * NS_PER_S)
+                if mine.requests.behind_ns or not now_ns - _MOST_OFF_NS <= end_ns <= now_ns:
+                    end_ns = self._mended_ns(mine, end_ns, now_ns)
             if not outputs:
                 mine.timeline().boundary(end_ns)
                 return None
@@ -230,12 +260,36 @@ class Hook:
             self._fault(processor, error)
             return None
 
+    def _mended_ns(self, mine: _Processor, end_ns: int, now_ns: int) -> int:
+        """Where a step's end cannot be by this clock: now.
+
+        Only a rank of several may run on another host, whose clock is another; that of the only
+        one is this host's, and what it tells may come late.
+        """
+        if end_ns < 0:
+            raise ValueError("a time is negative")
+        several = len(self.ranks) > 1 or (mine.place or self.place).ranks > 1
+        far = abs(end_ns - now_ns) > _MOST_OFF_NS
+        mine.requests.behind_ns = now_ns - end_ns if several and far else 0
+        return now_ns if far and several else min(end_ns, now_ns)
+
+    def _added_to(self, processor: Any, session: str) -> None:
+        """What vLLM lets go at its client's last word."""
+        try:
+            if session not in processor.request_states:
+                mine = self._of(processor)
+                mine.finish(mine.requests.closed(session), self._now_ns())
+        except Exception as error:  # noqa: BLE001 - the engine hook's border
+            self._fault(processor, error)
+
     def _after(self, processor: Any, seen: tuple[_Processor, Draft, dict[str, Any], int]) -> None:
         try:
             mine, draft, states, known = seen
             if len(states) != known:
                 mine.requests.ended(states, draft)
                 draft.ended += mine.requests.left(states)
+            if mine.requests.sessions:
+                mine.requests.turned(states, draft)
             draft.outputs = []
             pending = mine.pending
             if pending is None:
@@ -302,6 +356,7 @@ class Hook:
     def add_logger(self, config: Any, rank: int) -> None:
         """A stat logger is made for this rank."""
         self.place = place_of(config)
+        self.names.server = self.place.server
         self.ranks.add(rank)
 
     def record(self, rank: int, scheduler_stats: Any, iteration_stats: Any) -> None:
@@ -310,7 +365,7 @@ class Hook:
             details = getattr(scheduler_stats, "iteration_details", None)
             if scheduler_stats is not None and not getattr(details, "is_dummy", False):
                 for mine in self._processors:
-                    mine.timeline(rank).scheduled(scheduler_stats)
+                    mine.timeline(rank).scheduled(scheduler_stats, self._now_ns())
                     mine.timeline(rank).boundary(self._now_ns())
             return
         for mine in self._processors:
@@ -344,3 +399,5 @@ class Hook:
             mine.requests.drop_all()
         self._processors = []
         self._buffers.clear()
+        self.offline = []
+        self.names.forget_lock()

@@ -2,10 +2,11 @@
 
     vllm serve ... --middleware wattledger_collectors.engines.vllm_middleware.EnergyMiddleware
 
-It works on the inference endpoints alone and does three things:
+It works on the inference endpoints and does three things:
 
 - a request without an `X-Request-Id` gets one, so that it has a name that the daemon knows;
-- where `WATTLEDGER_TENANT_HEADER` names a header, what it says is noted as the request's tenant;
+- where `WATTLEDGER_TENANT_HEADER` names a header, what it says is noted as the request's tenant,
+  of other endpoints' POSTs as well: else one of them would get what another said with its id;
 - a JSON response gets the energy known so far, as headers `x-wattledger-...` (the default), as a
   member `wattledger` of its `usage`, or both: `WATTLEDGER_RESPONSE=headers|usage|both|off`.
 
@@ -15,8 +16,9 @@ headers are gone before its energy is known: with `usage` or `both` its last eve
 where the client asked for one by `stream_options.include_usage`; else nothing is told.
 
 Figures are left out rather than wrong: where the end of the request is not told or not metered in
-time (a meter that is read once a second needs a longer wait), and where the daemon counts more
-tokens of the answer than the response itself, and so speaks of another request with the same id.
+time (a meter that is read once a second needs a longer wait), where the id has come more than
+once, and where the daemon counts more tokens of the answer, or others of the prompt, than the
+response itself: it speaks of another request, or of one that was preempted and computed anew.
 Nothing else is altered, and no fault of ours reaches a client: then the engine's own bytes go out.
 Bodies above 4 MiB pass as they are.
 """
@@ -110,13 +112,14 @@ class EnergyMiddleware:
         """Serve a request through the app."""
         if scope.get("type") == "lifespan" and self._asker is not None:
             self._asker.warm()
-        if scope.get("type") != "http" or not _is_inference(scope):
+        if scope.get("type") != "http" or scope.get("method") != "POST":
             await self._app(scope, receive, send)
             return
-        scope, request = _named(scope)
+        is_inference = _is_inference(scope)
+        scope, request = _named(scope) if is_inference else (scope, _id_of(scope))
         noted = self._note(scope, request)
         try:
-            if self._asker is None:
+            if self._asker is None or not is_inference:
                 await self._app(scope, receive, send)
                 return
             response = _Response(send, self._asker, request, self._mode, self._wait_s)
@@ -131,7 +134,7 @@ class EnergyMiddleware:
 
     def _note(self, scope: Scope, request: str) -> bool:
         """Tell the hook whose it is; "" too, where several are named or none is."""
-        if not self._tenant_header:
+        if not (self._tenant_header and request):
             return False
         with suppress(Exception):
             told = {value for name, value in scope["headers"] if name == self._tenant_header}
@@ -209,8 +212,12 @@ class _Response:
         energy = await self._asker.about(self._request, self._since_ns, self._wait_s)
         if energy is None or not energy.finished:
             return None
-        told = document.answer_tokens
-        return None if told is not None and energy.decode_tokens > told else energy
+        answer, prompt = document.answer_tokens, document.prompt_tokens
+        if answer is not None and energy.decode_tokens > answer:
+            return None
+        if prompt is not None and energy.prompt_tokens is not None:
+            return energy if energy.prompt_tokens == prompt else None
+        return energy
 
     async def _with_usage(self, message: Message) -> Message:
         """An event of a stream, with the energy where it is the one that tells of usage."""
@@ -230,19 +237,24 @@ class _Response:
 
 def _is_inference(scope: Scope) -> bool:
     path, root = scope.get("path"), scope.get("root_path")
-    if scope.get("method") != "POST" or not isinstance(path, str):
-        return False
-    return path.removeprefix(root if isinstance(root, str) else "") in PATHS
+    return (
+        isinstance(path, str) and path.removeprefix(root if isinstance(root, str) else "") in PATHS
+    )
 
 
 def _named(scope: Scope) -> tuple[Scope, str]:
     """The scope with an X-Request-Id, and the id as vLLM reads it: the first header's."""
     headers = list(scope.get("headers") or ())
-    for name, value in headers:
-        if name.lower() == b"x-request-id":
-            return scope, value.decode("latin-1")
+    if any(name.lower() == b"x-request-id" for name, _ in headers):
+        return scope, _id_of(scope)
     request = uuid.uuid4().hex
     return {**scope, "headers": [*headers, (b"x-request-id", request.encode())]}, request
+
+
+def _id_of(scope: Scope) -> str:
+    told = (value for name, value in scope.get("headers") or () if name.lower() == b"x-request-id")
+    value: bytes = next(told, b"")
+    return value.decode("latin-1")
 
 
 def _is(start: Message, content: bytes) -> bool:

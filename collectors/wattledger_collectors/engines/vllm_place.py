@@ -8,13 +8,15 @@ vllm/v1/utils.py and vllm/v1/engine/core.py):
           ├─ VLLM::APIServer_n
           └─ VLLM::DPCoordinator
 
-Every API server reports for every rank; they name an engine alike, after the root.
+Every API server reports for every rank; they name an engine alike, after the root. Several
+`vllm.LLM`s of one process are numbered: its first is `vllm-PID`, its second `vllm-PID-2`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ class Place:
 
     `in_flight` says how many steps may be scheduled and not ended, 1 without asynchronous
     scheduling; `recomputes_all` that a preempted request finds nothing in a prefix cache.
+    `server` numbers the API servers, None where there is one; `number` the engines of a process,
+    from 1 on, of which `core_pids` are the EngineCores.
     """
 
     root_pid: int
@@ -39,11 +43,18 @@ class Place:
     model: str = ""
     in_flight: int = 2
     recomputes_all: bool = False
+    server: int | None = None
+    number: int = 1
+    core_pids: tuple[int, ...] = ()
 
     def engine(self, rank: int) -> str:
         """The name of a rank's engine, unique on the host."""
-        name = f"vllm-{self.root_pid}"
+        name = f"vllm-{self.root_pid}{f'-{self.number}' if self.number > 1 else ''}"
         return f"{name}.{rank}" if self.ranks > 1 else name
+
+    def part(self, rank: int) -> str:
+        """What tells a rank's reporter from the others of this process."""
+        return f"{self.number}.{rank}" if self.number > 1 else str(rank)
 
 
 def place_of(config: Any, pid: int | None = None, parent_pid: int | None = None) -> Place:
@@ -63,15 +74,41 @@ def place_of(config: Any, pid: int | None = None, parent_pid: int | None = None)
         model=_served(model),
         in_flight=max(ahead, stages),
         recomputes_all=_get(_get(config, "cache_config"), "enable_prefix_caching") is False,
+        server=max(0, _number(_get(parallel, "_api_process_rank"), 0)) if several else None,
     )
 
 
-def engine_pids(place: Place, rank: int, proc_root: Path = Path("/proc")) -> tuple[int, ...]:
+def core_pids_of(engine: Any) -> tuple[int, ...]:
+    """An LLMEngine's EngineCores; none where it computes in this process, or cannot be read.
+
+    Read in 0.32.0, vllm/v1/engine/core_client.py and utils.py; no stable interface.
+    """
+    manager = _get(_get(_get(engine, "engine_core"), "resources"), "engine_manager")
+    processes = _get(manager, "processes")
+    found = processes if isinstance(processes, (list, tuple)) else ()
+    pids = [_get(process, "pid") for process in found]
+    return tuple(pid for pid in pids if isinstance(pid, int) and pid > 0)
+
+
+def engine_pids(
+    place: Place, rank: int, proc_root: Path = Path("/proc"), others: Iterable[int] = ()
+) -> tuple[int, ...]:
     """The processes of one rank: its EngineCore with its workers, and a share of the servers.
 
     The root and what else it has started belong to rank 0, API server i to rank i mod ranks.
     Without titles (setproctitle is not installed) the ranks are taken to have started in order.
+    Of several engines in one process each has its own EngineCores, and the first all the rest:
+    `others` are the EngineCores that are not its own. What an engine computes in this process
+    itself is the first's as well, since nobody can tell it apart.
     """
+    if place.number > 1:
+        own = place.core_pids if place.ranks <= 1 else place.core_pids[rank : rank + 1]
+        return tuple(sorted({pid for core in own for pid in _tree(core, proc_root)}))
+    not_its = {pid for core in others for pid in _tree(core, proc_root)}
+    return tuple(pid for pid in _first_pids(place, rank, proc_root) if pid not in not_its)
+
+
+def _first_pids(place: Place, rank: int, proc_root: Path) -> tuple[int, ...]:
     if place.ranks <= 1:
         return descendants(place.root_pid, proc_root)
     below = sorted(children(place.root_pid, proc_root))

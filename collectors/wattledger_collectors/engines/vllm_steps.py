@@ -9,18 +9,26 @@ A prompt that takes several steps (chunked prefill) puts nothing out before its 
 told as a step of its own, from when it was scheduled to its first token, beside the steps of the
 others. How many steps it took is known by their ends: with asynchronous scheduling a request is
 scheduled while the step before still runs, so one end may lie in between all the same.
+
+An engine that is paused, or stopped, amid a decode has no step as long as the pause: a step that
+goes on lasts 2 s, or 20 times what the last ones did, at most. The rest is idle.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from wattledger_collectors.engines.events import EventBuffer
 from wattledger_collectors.engines.vllm_place import Place
 
 _LATE_ENDS = 8
+_LONG_NS = 2_000_000_000
+_TOO_LONG = 20
+_KEPT_CREDITS = 64
 
 Columns = tuple[list[int], list[int], list[int]]
 """Prefill, decode and context tokens."""
@@ -50,6 +58,7 @@ class Prefill:
     """Prompt tokens, or once more computed ones, that a request brings into its step.
 
     `scheduled_ns` is None where vLLM does not tell; `known_ns` is when it got the request.
+    `preempted` is also set, without `again`, where it was amid its first prefill.
     """
 
     live: Live
@@ -57,6 +66,7 @@ class Prefill:
     scheduled_ns: int | None
     known_ns: int = 0
     again: bool = False
+    preempted: bool = False
 
 
 class Draft:
@@ -68,6 +78,7 @@ class Draft:
 
     __slots__ = (
         "contexts", "end_ns", "ended", "ids", "lives", "outputs", "prefills", "stats", "tokens",
+        "turned",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0917
@@ -90,14 +101,17 @@ class Draft:
         self.contexts = contexts
         self.prefills = prefills
         self.ended: list[tuple[Live, bool]] = []
+        # Sessions that have come to a turn's end.
+        self.turned: list[Live] = []
 
     def join(self, other: Draft) -> None:
-        """A large step is handed over in slices."""
-        self.lives += other.lives
-        self.tokens += other.tokens
-        self.contexts += other.contexts
+        """A large step is handed over in slices; the lists of its requests belong to others too."""
+        self.lives = self.lives + other.lives
+        self.tokens = self.tokens + other.tokens
+        self.contexts = self.contexts + other.contexts
         self.prefills += other.prefills
         self.ended += other.ended
+        self.turned += other.turned
 
 
 class Timeline:
@@ -109,7 +123,8 @@ class Timeline:
         self.start_ns = self.end_ns = 0
         self._ends: deque[int] = deque(maxlen=place.in_flight + _LATE_ENDS)
         self._quiet_since_ns: int | None = None
-        self._recomputed = 0
+        # When the scheduler told of requests to compute again, and how many of their tokens.
+        self._credits: deque[list[int]] = deque(maxlen=_KEPT_CREDITS)
         self._lives: list[Live] = []
         self._names: list[str] = []
 
@@ -119,14 +134,12 @@ class Timeline:
             self._quiet_since_ns = self._ends[-1] if self._ends else self.end_ns
         self._ends.append(end_ns)
 
-    def scheduled(self, scheduler_stats: Any) -> None:
-        """What the scheduler says of requests that it has to compute once more."""
+    def scheduled(self, scheduler_stats: Any, t_ns: int) -> None:
+        """What the scheduler says at `t_ns` of requests that it has to compute once more."""
         cache = getattr(scheduler_stats, "prefix_cache_stats", None)
         queries = getattr(cache, "preempted_queries", 0)
         if queries:
-            self._recomputed += max(0, queries - getattr(cache, "preempted_hits", 0))
-        elif not getattr(scheduler_stats, "num_running_reqs", 1):
-            self._recomputed = 0
+            self._credits.append([t_ns, max(0, queries - getattr(cache, "preempted_hits", 0))])
 
     def tell(self, draft: Draft, length_ns: int | None = None) -> None:
         """A step, and the requests that ended with it."""
@@ -138,11 +151,13 @@ class Timeline:
             if not goes_on:
                 start_ns = max(start_ns, earliest_ns)
         else:
-            if lives != self._lives:
-                self._lives, self._names = lives, [live.name for live in lives]
-            names, columns = self._names, ([0] * len(lives), draft.tokens, draft.contexts)
+            earliest_ns = end_ns
+            names = self._names if lives is self._lives else self._named(lives)
+            columns = [0] * len(lives), draft.tokens, draft.contexts
         if length_ns is not None and goes_on and self.place.in_flight == 1:
             start_ns = max(start_ns, end_ns - length_ns)
+        if end_ns - start_ns > _LONG_NS and goes_on and start_ns:
+            start_ns = max(start_ns, min(earliest_ns, end_ns - self._longest_ns(end_ns)))
         if end_ns == self.end_ns:
             start_ns = self.start_ns
         if not 0 < start_ns <= end_ns:
@@ -154,8 +169,24 @@ class Timeline:
         self.end_ns = max(self.end_ns, end_ns)
         self._ends.append(end_ns)
         self._quiet_since_ns = None
+        if draft.turned:
+            self.settle(draft.turned, end_ns)
         if draft.ended:
             self.finish(draft.ended, end_ns)
+
+    def _named(self, lives: list[Live]) -> list[str]:
+        """The names of a step's requests: those of the step before, the very same list."""
+        if lives != self._lives:
+            self._names = [live.name for live in lives]
+        self._lives = lives
+        return self._names
+
+    def _longest_ns(self, end_ns: int) -> int:
+        """How long a step that goes on may be; before there is anything to go by, any length."""
+        lengths = [after - before for before, after in pairwise(self._ends) if after > before]
+        if self.end_ns > self.start_ns:
+            lengths.append(self.end_ns - self.start_ns)
+        return max(_LONG_NS, round(_TOO_LONG * median(lengths))) if lengths else end_ns
 
     def finish(self, ended: list[tuple[Live, bool]], t_ns: int) -> None:
         """Requests that put out nothing any more, and whether they were broken off."""
@@ -224,14 +255,25 @@ class Timeline:
         return between >= self.place.in_flight
 
     def _tokens(self, prefill: Prefill) -> int:
-        """A preempted request computes once more what it lost; the last is its ordinary decode."""
+        """A preempted request computes once more what it lost; the last is its ordinary decode.
+
+        Of one that was preempted amid its first prefill nobody says how much that was.
+        """
+        lost = prefill.tokens
+        if prefill.preempted and not self.place.recomputes_all:
+            lost = self._take_credit(prefill)
         if not prefill.again:
             return prefill.tokens
-        lost = prefill.tokens
-        if not self.place.recomputes_all:
-            lost = min(lost, self._recomputed)
-            self._recomputed -= lost
         return max(0, lost - 1)
+
+    def _take_credit(self, prefill: Prefill) -> int:
+        """Tokens of this resume: the scheduler tells them with the first step to end after it."""
+        for credit in self._credits:
+            if credit[1] and credit[0] >= self._began_ns(prefill):
+                taken = min(prefill.live.prompt if not prefill.again else prefill.tokens, credit[1])
+                credit[1] -= taken
+                return taken
+        return 0
 
     def _tell_alone(self, name: str, tokens: int, began_ns: int, end_ns: int) -> None:
         start_ns = min(began_ns, end_ns)

@@ -2,7 +2,8 @@
 
 No token is told twice: what is told is the highest total so far, whichever source it came from.
 Some may be missed: those that an engine counted after the last look before its end, and, where
-its counters passed their old values before the first look after it, as many as those.
+its counters passed their old values before the first look after it, as many as those. So may all
+that stood in a counter that fell while nothing says that its process began anew (`falls`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from wattledger.apportion import between
+from wattledger_collectors.scrape.falls import NS_PER_S, Began, Doubts, Pace, nobody_knows
 from wattledger_collectors.scrape.protocol import Kind, Reading, ScrapeError, Series
 
-NS_PER_S = 1_000_000_000
 CARRY_NS = 60 * NS_PER_S
 """How long an engine may be at work without telling of any token before the time goes unnamed."""
 
@@ -103,7 +104,11 @@ class Counting:
         self._waiting = False
         self._started_s = 0.0
         self._fell_ns: list[int] = []
+        self._pace = Pace()
+        self._doubts = Doubts()
         self.restarts = 0
+        self.falls = 0
+        """How often counters fell, or jumped back, and nothing was booked of it."""
 
     @property
     def told(self) -> Tally:
@@ -115,14 +120,16 @@ class Counting:
         """Whether any counter of tokens was ever there."""
         return self._tier is not None
 
-    def take(self, t_ns: int, reading: Reading) -> Told:
+    def take(self, t_ns: int, reading: Reading, began: Began = nobody_knows) -> Told:
         """A look at `t_ns`, later than the one before; the first tells nothing.
 
-        Raises ScrapeError where an engine's label sets grow without bound, and JumpError.
+        `began` is asked where counters fell. Raises ScrapeError where an engine's label sets grow
+        without bound, and JumpError.
         """
         first = self._looked_ns is None
-        self._restart(t_ns, reading)
-        self._advance(reading.counters, baseline=first)
+        gap_ns = 0 if self._looked_ns is None else t_ns - self._looked_ns
+        self._restart(t_ns, gap_ns, reading, began)
+        self._advance(reading.counters, gap_ns, baseline=first)
         if reading.tier is not None:
             self._tier = reading.tier if self._tier is None else min(self._tier, reading.tier)
         if first or t_ns <= self._since_ns:
@@ -139,32 +146,47 @@ class Counting:
 
     # -------------------------------------------------------------------- inside
 
-    def _restart(self, t_ns: int, reading: Reading) -> None:
+    def _restart(self, t_ns: int, gap_ns: int, reading: Reading, began: Began) -> None:
         """Have the counters of a process that restarted begin at 0, those yet to come as well."""
         known, last_s = self._last, self._started_s
         self._started_s = reading.started_s or last_s
-        fallen = {s.epoch for s, value in reading.counters.items() if value < known.get(s, 0.0)}
-        anew = last_s > 0.0 and abs(self._started_s - last_s) > 1.0
-        if fallen or anew:
-            self.restarts += 1
+        fallen = self._doubts.fallen(known, reading.counters, self._pace, gap_ns)
+        if reading.fell or (last_s > 0.0 and abs(self._started_s - last_s) > 1.0):
+            fallen |= {series.epoch for series in (*known, *reading.counters)}
+        looked_ns = t_ns - gap_ns
+        anew: set[str] = set()
+        if fallen:
+            anew = self._doubts.anew(fallen, reading.counters, self._pace, looked_ns, t_ns, began)
+            self.restarts += bool(anew)
+            self.falls += fallen != anew
             self._fell_ns = [*self._fell_ns, t_ns][-MOST_FALLS:]
+        self._check_astray(t_ns, reading)
+        kept = {s: value for s, value in known.items() if s.epoch not in anew}
+        doubted = {s: v for s, v in reading.counters.items() if s.epoch in fallen - anew}
+        self._last = kept | doubted
+
+    def _check_astray(self, t_ns: int, reading: Reading) -> None:
+        """Raises ScrapeError after too many falls, until there was none for as long."""
         astray = len(self._fell_ns) == MOST_FALLS and t_ns - self._fell_ns[-1] < FALLS_NS
         if astray and self._fell_ns[-1] - self._fell_ns[0] < FALLS_NS:
-            # Nothing of it is booked until there was no fall for as long.
-            self._last, self._since_ns, self._waiting = dict(reading.counters), t_ns, False
+            self._last, self._looked_ns = dict(reading.counters), t_ns
+            self._since_ns, self._waiting = t_ns, False
             raise ScrapeError(
                 f"its counters began anew {MOST_FALLS} times in a minute, and are not booked: "
                 "does another process answer each time?"
             )
-        self._last = {s: v for s, v in known.items() if not anew and s.epoch not in fallen}
 
-    def _advance(self, counters: Mapping[Series, float], *, baseline: bool) -> None:
+    def _advance(self, counters: Mapping[Series, float], gap_ns: int, *, baseline: bool) -> None:
         if len(self._sums.keys() | counters.keys()) > MOST_SERIES:
             raise ScrapeError(f"its counters had more than {MOST_SERIES} label sets")
+        rises: list[tuple[Series, float]] = []
         for series, value in counters.items():
             more = 0.0 if baseline else value - self._last.get(series, 0.0)
             self._sums[series] = self._sums.get(series, 0.0) + more
             self._last[series] = value
+            rises.append((series, more))
+        if gap_ns > 0:
+            self._pace.note(rises, gap_ns)
 
     def _total(self) -> Tally:
         prefill, prompt = self._sum(Kind.PREFILL), self._sum(Kind.PROMPT)

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from urllib.parse import urlsplit
 
 from wattledger_collectors.deadline import DeadlineReader
-from wattledger_collectors.scrape.protocol import NoAnswerError, ScrapeError
+from wattledger_collectors.scrape.protocol import NoAnswerError, NoPageError, ScrapeError
 
 MOST_BYTES = 4 * 1024 * 1024
 _HEADERS = {
@@ -77,6 +77,9 @@ def _body(answer: HTTPResponse) -> bytes:
         raise ScrapeError(f"it redirects (HTTP {answer.status}): set url to where it leads")
     if answer.status in (401, 403):
         raise ScrapeError(f"it refuses (HTTP {answer.status}): set headers_file")
+    # llama-server says 501 of pages that are switched off.
+    if answer.status in (404, 501):
+        raise NoPageError(f"HTTP {answer.status}")
     if answer.status != 200:
         raise ScrapeError(f"HTTP {answer.status}")
     encoding = answer.getheader("Content-Encoding", "identity")

@@ -45,7 +45,6 @@ class LlamaServerScraper:
     def __init__(self) -> None:
         self._last: Mapping[str, float] = {}
         self._generated = 0.0
-        self._epoch = 0
         self._idle = False
 
     def pages(self, url: str) -> tuple[str, ...]:
@@ -65,27 +64,18 @@ class LlamaServerScraper:
         self._idle = running == 0
         live = _live_tokens(bodies[1]) if len(bodies) > 1 and bodies[1] else 0
         generated = found.get(_GENERATED, 0.0) + live
-        if any(value < self._last.get(name, 0.0) for name, value in found.items()):
-            self._restart(found, generated)
+        fell = any(value < self._last.get(name, 0.0) for name, value in found.items())
         self._last = found
-        self._generated = max(self._generated, generated)
-        epoch = str(self._epoch)
+        self._generated = generated if fell else max(self._generated, generated)
         counters = {
-            Series(kind, epoch=epoch): found[name]
+            Series(kind): found[name]
             for kind, name in ((Kind.PREFILL, _COMPUTED), (Kind.CACHED, _CACHED))
             if name in found
         }
         if _GENERATED in found:
-            counters[Series(Kind.DECODE, epoch=epoch)] = self._generated
-        return Reading(counters, 0 if counters else None, None if running is None else int(running))
-
-    def _restart(self, found: Mapping[str, float], generated: float) -> None:
-        """Another process counts from 0: a new epoch where that would not show by itself."""
-        told = (_COMPUTED, _CACHED)
-        falls = any(found.get(name, 0.0) < self._last.get(name, 0.0) for name in told)
-        if not falls and generated >= self._generated:
-            self._epoch += 1
-        self._generated = 0.0
+            counters[Series(Kind.DECODE)] = self._generated
+        at_work = None if running is None else int(running)
+        return Reading(counters, 0 if counters else None, at_work, fell=fell)
 
 
 def scraper() -> LlamaServerScraper:

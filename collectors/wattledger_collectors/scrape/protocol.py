@@ -24,6 +24,10 @@ class NoAnswerError(ScrapeError):
     """Nobody answered, or not in time."""
 
 
+class NoPageError(ScrapeError):
+    """Somebody answered, and has no such page."""
+
+
 class Kind(StrEnum):
     """What a series counts. PROMPT is the whole prompt, cached tokens included."""
 
@@ -55,7 +59,8 @@ class Reading:
 
     `tier` is the best one that the pages have counters of, None for none yet. `running` is how
     many requests the engine works on, None where it does not say; `model` what it serves, ""
-    where that is not told or not one; `started_s` when its process began, UTC, 0 where untold.
+    where that is not told or not one; `started_s` when its process began, UTC, 0 where untold;
+    `fell` whether the scraper saw something fall that `counters` do not show.
     """
 
     counters: Mapping[Series, float]
@@ -63,6 +68,7 @@ class Reading:
     running: int | None = None
     model: str = ""
     started_s: float = 0.0
+    fell: bool = False
 
 
 class Scraper(Protocol):

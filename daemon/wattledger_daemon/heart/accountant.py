@@ -168,7 +168,10 @@ class Accountant:
     def _count(self, t_ns: int, counts: EventCounts) -> None:
         """Count in the window of `t_ns`, or in the next one where that is booked already."""
         booked_ns = self._booked_until_ns
-        self._events.append((t_ns if booked_ns is None else max(t_ns, booked_ns), counts))
+        t_ns = t_ns if booked_ns is None else max(t_ns, booked_ns)
+        self._events.append((t_ns, counts))
+        if counts.dropped:
+            self._costs.lose(t_ns)
 
     # --------------------------------------------------------------------- pages
 
@@ -193,13 +196,13 @@ class Accountant:
         """
         pages = []
         idle = self._idle.copy()
-        with self._evidence.looking_ahead() as ahead:
-            for window in self._open_windows(now_ns):
-                cut = replace(window, end_ns=min(window.end_ns, now_ns))
-                seen = self._seen(cut, idle)
-                pages.append(self._page(cut, [ahead(item, cut.end_ns) for item in seen]))
-                if self._settings.learn_idle:
-                    idle.learn(self._lessons_of(cut, seen))
+        carried_on = self._evidence.carried_on
+        for window in self._open_windows(now_ns):
+            cut = replace(window, end_ns=min(window.end_ns, now_ns))
+            seen = self._seen(cut, idle)
+            pages.append(self._page(cut, [carried_on(item, cut.end_ns) for item in seen]))
+            if self._settings.learn_idle:
+                idle.learn(self._lessons_of(cut, seen))
         return pages
 
     def unbooked_finishes(self) -> list[Finish]:
@@ -239,7 +242,7 @@ class Accountant:
             if self._settings.learn_idle:
                 self._lessons[window] = self._lessons_of(window, seen)
                 idle.learn(self._lessons[window])
-            self._costs.try_window(window, seen, self._counts_in(window).dropped)
+            self._costs.try_window(window, seen)
         self._costs.stand()
         return pages
 
@@ -347,7 +350,7 @@ class Accountant:
         lessons = self._lessons.pop(window, None)
         ahead = lessons is not None or not self._settings.learn_idle
         seen = [] if ahead and self._costs.knows(window) else self._seen(window, self._idle)
-        self._costs.book(window, seen, self._counts_in(window).dropped)
+        self._costs.book(window, seen)
         if self._settings.learn_idle:
             if lessons is None:
                 lessons = self._lessons_of(window, seen)

@@ -50,7 +50,7 @@ class StepColumns:
     Step i ran in [starts_ns[i], ends_ns[i]) and bears seqs[i]; the lists at i of the next four
     columns run in parallel, one entry per request, and so do `stretches`, which go through several
     steps. `requests` point into `names`, which are all different; none stands twice in a step.
-    `source` tells reporters of one engine apart, and changes no figure.
+    `source` tells reporters of one engine apart: several may tell of one pass (`passes.py`).
     """
 
     engine: str
@@ -123,7 +123,8 @@ class StepColumns:
                 flat.decode_tokens[at],
                 flat.context_tokens[at],
             )
-            yield Step(self.engine, seq, self.starts_ns[at], self.ends_ns[at], tuple(parts))
+            extent = self.starts_ns[at], self.ends_ns[at]
+            yield Step(self.engine, seq, *extent, tuple(parts), self.source)
 
 
 def columns_of(step: Step) -> StepColumns:
@@ -133,7 +134,7 @@ def columns_of(step: Step) -> StepColumns:
         parts = _merged(step.requests)
     return StepColumns(
         step.engine,
-        "",
+        step.source,
         list(parts),
         (step.seq,),
         (step.start_ns,),

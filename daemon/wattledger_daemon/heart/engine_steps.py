@@ -110,7 +110,7 @@ class EngineSteps:
         """A new block for a source's steps from `start_ns` on."""
         if before is not None:
             before.close()
-        block = self._writing[source] = Block(start_ns)
+        block = self._writing[source] = Block(start_ns, source)
         insort(self._blocks, block, key=_FIRST_NS)
         return block
 

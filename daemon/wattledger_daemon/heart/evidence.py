@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from wattledger.records import (
     DEFAULT_COST_MODEL,
+    NS_PER_S,
     CostModel,
     CounterReading,
     Device,
@@ -34,8 +33,10 @@ from wattledger_daemon.heart.owners import Owners
 from wattledger_daemon.heart.step_sums import StepSum
 from wattledger_daemon.heart.tenures import Tenures
 from wattledger_daemon.heart.timeline import Timeline
+from wattledger_daemon.heart.token_devices import TokenDevices, natural_order
 
-_KIND_ORDER = (DeviceKind.GPU, DeviceKind.CPU, DeviceKind.DRAM, DeviceKind.NODE)
+_GONE_NS = 180 * NS_PER_S
+"""Silent for so long an engine may be forgotten: it is said again where it speaks after 60 s."""
 
 
 class Touched(NamedTuple):
@@ -54,13 +55,6 @@ class Ended:
     start_ns: int
     end_ns: int
     finish: Finish
-
-
-def natural_order(device: Device) -> tuple[int, str, int]:
-    """Kind first (gpu, cpu, dram, node), then gpu2 before gpu10."""
-    digits = re.search(r"(\d+)$", device.device)
-    stem = device.device[: digits.start()] if digits else device.device
-    return _KIND_ORDER.index(device.kind), stem, int(digits.group(1)) if digits else -1
 
 
 def _source(device: Device) -> tuple[int | None, bool]:
@@ -92,13 +86,15 @@ class EvidenceBook:
         self._pids_seen_ns: dict[str, dict[int, int]] = defaultdict(dict)
         self._tenures = Tenures()
         self._engines: dict[str, Engine] = {}
+        # When an engine was last heard of, as `latest_ns` stood then.
+        self._heard_ns: dict[str, int] = {}
         self._costs: dict[str, CostModel] = {}
         self._calibrated: Mapping[str, CostModel] = {}
         self._steps: dict[str, EngineSteps] = defaultdict(EngineSteps)
         self._owners = Owners()
         self._ended: Timeline[Ended] = Timeline()
         self._finished: set[Finish] = set()
-        self._token_devices: dict[str, str] = {}
+        self._token_devices = TokenDevices()
         self.latest_ns: int | None = None
         self._use_rows = 0
 
@@ -129,7 +125,7 @@ class EvidenceBook:
             case Process():
                 self._take_process(evidence)
             case Engine():
-                self._engines[evidence.engine] = evidence
+                self._take_engine(evidence)
             case PinnedCost():
                 self._costs[evidence.engine] = evidence.cost
         return None
@@ -163,6 +159,11 @@ class EvidenceBook:
         seen_ns = self._pids_seen_ns[use.device]
         for process in use.processes:
             seen_ns[process.pid] = max(use.end_ns, seen_ns.get(process.pid, use.end_ns))
+        if (device := self._devices.get(use.device)) is not None:
+            pids = {process.pid for process in use.processes}
+            for engine in self._engines.values():
+                if not pids.isdisjoint(engine.pids):
+                    self._token_devices.saw(engine.engine, device, use.start_ns, use.end_ns)
         return Touched(use.start_ns, use.end_ns)
 
     def observe_steps(self, steps: StepColumns) -> list[int]:
@@ -172,10 +173,22 @@ class EvidenceBook:
         latest_ns = max(*steps.ends_ns, max(steps.starts_ns) + 1)
         if self.latest_ns is None or latest_ns > self.latest_ns:
             self.latest_ns = latest_ns
+        self._heard_ns[steps.engine] = self.latest_ns
         return known
+
+    def _take_engine(self, engine: Engine) -> None:
+        self._engines[engine.engine] = engine
+        if self.latest_ns is not None:
+            self._heard_ns[engine.engine] = self.latest_ns
+        for device in self.devices:
+            seen_ns = self._pids_seen_ns[device.device]
+            at_ns = max((seen_ns[pid] for pid in engine.pids if pid in seen_ns), default=None)
+            if at_ns is not None:
+                self._token_devices.saw(engine.engine, device, at_ns, at_ns)
 
     def _take_finish(self, finish: Finish) -> Touched:
         touched = Touched(finish.t_ns, finish.t_ns + 1, engine_event=True)
+        self._heard_ns[finish.engine] = max(finish.t_ns, self.latest_ns or finish.t_ns)
         if finish in self._finished:
             return touched._replace(duplicate=True)
         self._finished.add(finish)
@@ -188,7 +201,6 @@ class EvidenceBook:
             return
         for name, engine in sorted(self._engines.items()):
             if process.pid in engine.pids:
-                self.token_device(engine)
                 self._tenures.part(process.pid, name)
                 pids = tuple(pid for pid in engine.pids if pid != process.pid)
                 self._engines[name] = replace(engine, pids=pids)
@@ -229,26 +241,16 @@ class EvidenceBook:
         intervals = self._meters[device.device].intervals(start_ns, end_ns, cuts)
         return DeviceWindow(device, intervals, uses)
 
-    @contextmanager
-    def looking_ahead(self) -> Iterator[Callable[[DeviceWindow, int], DeviceWindow]]:
-        """For the length of a `with` block choose nothing that stays.
-
-        Yields what carries on a device's last use up to the end of a window.
-        """
-        chosen = dict(self._token_devices)
-
-        def ahead(seen: DeviceWindow, end_ns: int) -> DeviceWindow:
-            uses = self._uses.get(seen.device.device)
-            return carried_on(seen, uses.latest if uses else None, end_ns)
-
-        try:
-            yield ahead
-        finally:
-            self._token_devices = chosen
+    def carried_on(self, seen: DeviceWindow, end_ns: int) -> DeviceWindow:
+        """A window as if who used its device last did so up to its end."""
+        uses = self._uses.get(seen.device.device)
+        return carried_on(seen, uses.latest if uses else None, end_ns)
 
     def engine_windows(self, start_ns: int, end_ns: int) -> list[EngineWindow]:
-        """Every known engine with its steps in a window, by name."""
-        return [self.engine_window(name, start_ns, end_ns) for name in sorted(self._engines)]
+        """Every engine that registered or has steps, with those in a window, by name."""
+        working = {name for name, steps in self._steps.items() if steps}
+        names = sorted(self._engines.keys() | working)
+        return [self.engine_window(name, start_ns, end_ns) for name in names]
 
     def engine_window(self, name: str, start_ns: int, end_ns: int) -> EngineWindow:
         """An engine with its steps in a window; one that never registered is a name alone."""
@@ -292,17 +294,13 @@ class EvidenceBook:
     def token_device(self, engine: Engine) -> str | None:
         """The device that carries the engine's tokens: its first GPU, else its first device.
 
-        Once found it stays. An engine that no use record names yet has the host's first
-        device for the time being; None on a host without devices.
+        Windows booked before a GPU was found keep theirs, unless restated. An engine that no use
+        record has named yet has the host's first device; None on a host without devices.
         """
-        chosen = self._token_devices.get(engine.engine)
+        chosen = self._token_devices.of(engine.engine)
         if chosen is not None:
             return chosen
         metered = [device for device in self.devices if device.kind is not DeviceKind.NODE]
-        for device in metered:
-            if not self._pids_seen_ns[device.device].keys().isdisjoint(engine.pids):
-                self._token_devices[engine.engine] = device.device
-                return device.device
         return metered[0].device if metered else None
 
     def has_steps(self, start_ns: int, end_ns: int) -> bool:
@@ -311,7 +309,7 @@ class EvidenceBook:
 
     def step_totals(self, engine: str, start_ns: int, end_ns: int) -> list[StepSum]:
         """An engine's steps that touch a stretch, each summed over requests, by time."""
-        return [*map(StepSum._make, self._window_steps(engine, start_ns, end_ns).sums())]
+        return [*self._window_steps(engine, start_ns, end_ns).sums()]
 
     def is_void(self, start_ns: int, end_ns: int) -> bool:
         """Whether nothing happened in a stretch but a meter's energy across a gap."""
@@ -359,12 +357,15 @@ class EvidenceBook:
 
     def _forget_gone(self) -> None:
         alive = {pid for seen_ns in self._pids_seen_ns.values() for pid in seen_ns}
-        for name, engine in list(self._engines.items()):
-            working = self._steps[name] or self._tenures.has_left(name)
-            if not working and alive.isdisjoint(engine.pids):
-                del self._engines[name]
-                self._token_devices.pop(name, None)
-                self._steps.pop(name, None)
+        gone_ns = None if self.latest_ns is None else self.latest_ns - _GONE_NS
+        for name in self._engines.keys() | self._heard_ns.keys() | self._steps.keys():
+            heard_ns = self._heard_ns.get(name)
+            speaks = heard_ns is not None and gone_ns is not None and heard_ns > gone_ns
+            working = speaks or self._steps.get(name) or self._tenures.has_left(name)
+            if not working and alive.isdisjoint(self.engine(name).pids):
+                for book in (self._engines, self._heard_ns, self._steps):
+                    book.pop(name, None)
+                self._token_devices.drop(name)
                 self._owners.drop(name)
         alive.update(pid for engine in self._engines.values() for pid in engine.pids)
         self._tenures.keep(alive)

@@ -47,7 +47,8 @@ class Block:
     prefilled and decoded (`mixed`), and its sums over requests.
     """
 
-    def __init__(self, first_ns: int) -> None:
+    def __init__(self, first_ns: int, source: str = "") -> None:
+        self.source = source
         self.first_ns = self.start_ns = self.end_ns = first_ns
         self.starts_ns = array("q")
         self.ends_ns = array("q")

@@ -138,9 +138,13 @@ def _devices(pieces: Iterable[Slice]) -> list[Device]:
 def _fit_of(
     host: str, engine: str | None, what: tuple[str, str], fits: Iterable[KeptFit]
 ) -> Fit | None:
-    """The last fit of such an engine, best one that this very engine taught."""
-    like = [fit for of, fit in fits if of == host and (fit.key.model, fit.key.devices) == what]
-    return max(like, key=lambda fit: (fit.engine == engine, fit.fitted_ns), default=None)
+    """The last fit that this very engine is under: one like it may have another cost model."""
+    mine = [
+        fit
+        for of, fit in fits
+        if of == host and (fit.key.model, fit.key.devices) == what and engine in fit.engines
+    ]
+    return max(mine, key=lambda fit: fit.fitted_ns, default=None)
 
 
 def fit_json(fit: Fit) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -15,7 +16,7 @@ KEYS_KEPT = 256
 _WHERE = "host = ? AND kind = ? AND ifnull(model, x'') = ifnull(?, x'') AND devices = ?"
 _SCALARS = (
     "engine, fitted_ns, rows, rank, identified, reason, lag_s, idle_w, idle_basis, "
-    "residual_ratio, method, since_ns"
+    "residual_ratio, method, since_ns, engines"
 )
 _COEFFICIENTS = ", ".join(f"{name}_{part}" for name in "fabc" for part in ("j", "low_j", "high_j"))
 
@@ -49,6 +50,7 @@ def _add_fit(conn: sqlite3.Connection, calibration: int, fit: Fit) -> None:
     scalars = (
         fit.engine, fit.fitted_ns, fit.rows, fit.rank, fit.identified, fit.reason, fit.lag_s,
         fit.idle_w, fit.idle_basis, fit.residual_ratio, fit.method, fit.since_ns,
+        json.dumps(fit.engines),
     )  # fmt: skip
     coefficients: list[float | None] = []
     for of in (fit.f, fit.a, fit.b, fit.c):
@@ -90,13 +92,14 @@ def fits(conn: sqlite3.Connection, start_ns: int, end_ns: int) -> list[KeptFit]:
 def _kept(  # noqa: PLR0917 - the columns of the query above
     host: str, kind: str, model: str | None, devices: str, engine: str, fitted_ns: int, rows: int,
     rank: int, identified: int, reason: str, lag_s: float, idle_w: float | None, idle_basis: str,
-    residual_ratio: float, method: str, since_ns: int, *coefficients: float | None,
+    residual_ratio: float, method: str, since_ns: int, engines: str,
+    *coefficients: float | None,
 ) -> KeptFit:  # fmt: skip
     f, a, b, c = (_coefficient(*coefficients[at : at + 3]) for at in range(0, 12, 3))
     key = FitKey(kind, model, devices)
     fit = Fit(
         key, engine, fitted_ns, rows, rank, bool(identified), reason, f, a, b, c, lag_s, idle_w,
-        idle_basis, residual_ratio, method, since_ns,
+        idle_basis, residual_ratio, method, since_ns, tuple(json.loads(engines)),
     )  # fmt: skip
     return KeptFit(host, fit)
 

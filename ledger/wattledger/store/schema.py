@@ -130,7 +130,7 @@ _VERSION_3 = (
     fitted_ns INTEGER NOT NULL, engine TEXT NOT NULL, rows INTEGER NOT NULL,
     rank INTEGER NOT NULL, identified INTEGER NOT NULL, reason TEXT NOT NULL,
     lag_s REAL NOT NULL, idle_w REAL, idle_basis TEXT NOT NULL, residual_ratio REAL NOT NULL,
-    method TEXT NOT NULL, since_ns INTEGER NOT NULL, {_COEFFICIENTS},
+    method TEXT NOT NULL, since_ns INTEGER NOT NULL, engines TEXT NOT NULL, {_COEFFICIENTS},
     PRIMARY KEY (calibration, fitted_ns)) WITHOUT ROWID""",
 )
 

@@ -42,6 +42,8 @@ class _Booking:
 
     def shares(self) -> Iterator[tuple[Ids, Values]]:
         requests: dict[tuple[str | None, str], int] = {}
+        last: tuple[int, str, int, int] | None = None
+        key: Ids = ()
         for item in self.page.request_postings:
             if item.request is None:
                 raise WattledgerError(f"page of {self.page.start_ns}: a share names no request")
@@ -49,7 +51,11 @@ class _Booking:
             request = requests.get(named)
             if request is None:
                 request = requests[named] = self._request(*named)
-            yield (*self._key(item), request), _values(item.amounts)
+            # Those of one account on one device follow each other, thousands of them.
+            here = (id(item.account), item.device, item.start_ns, item.end_ns)
+            if here != last:
+                last, key = here, self._key(item)
+            yield (*key, request), _values(item.amounts)
 
     def finishes(self) -> Iterator[tuple[object, ...]]:
         for item in self.page.finished:

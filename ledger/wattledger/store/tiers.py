@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from string import Template
 from typing import NamedTuple
@@ -85,6 +85,7 @@ def ceil_to(t_ns: int, unit_ns: int) -> int:
     return t_ns + -t_ns % unit_ns
 
 
+@lru_cache(maxsize=1024)
 def span_of(start_ns: int, end_ns: int) -> int:
     """0 where [start_ns, end_ns) fits a UTC minute, 1 where it fits a UTC hour, else 2."""
     last_ns = max(start_ns, end_ns - 1)

@@ -229,7 +229,8 @@ def _step(line: _Fields) -> Step:
     requests = tuple(_request_tokens(row) for row in rows)
     if len({tokens.request for tokens in requests}) != len(requests):
         raise InputError("a request stands twice in 'requests'; add its tokens together")
-    return Step(line.text("engine"), line.integer("seq"), start_ns, end_ns, requests)
+    source = line.maybe_text("source") or ""
+    return Step(line.text("engine"), line.integer("seq"), start_ns, end_ns, requests, source)
 
 
 def _request_tokens(row: object) -> RequestTokens:

@@ -100,7 +100,8 @@ def _step(record: object) -> _Line:
     requests = [
         [r.request, r.prefill_tokens, r.decode_tokens, r.context_tokens] for r in record.requests
     ]
-    return _named("engine", "seq", "start_ns", "end_ns")(record) | {"requests": requests}
+    line = _named("engine", "seq", "start_ns", "end_ns")(record) | {"requests": requests}
+    return line | {"source": record.source} if record.source else line
 
 
 def _engine(record: object) -> _Line:

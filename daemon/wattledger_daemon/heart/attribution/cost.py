@@ -2,8 +2,9 @@
 
 v(S) = f*[S not empty] + sum(a*prefill + b*decode + c*context). Its Shapley value is f/n plus
 the request's own cost: exact, closed-form, and only ever a weight, because the total is the
-meter's. A request's f/n follows its own phase mix; its context belongs to its decode, to its
-prefill where it decodes nothing. Source: accounting.md section 3, vectors V2 and V9.
+meter's. S are the requests of a forward pass, of which several steps may tell (`passes.py`).
+A request's f/n follows its own phase mix; its context belongs to its decode, to its prefill
+where it decodes nothing. Source: accounting.md section 3, vectors V2 and V9.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import NamedTuple
 
 from wattledger.records import CostModel
 from wattledger_daemon.heart.attribution.steps import Weighed
+from wattledger_daemon.heart.passes import Told, passes
 from wattledger_daemon.heart.runs import Block, Run
+from wattledger_daemon.heart.step_sums import StepSum
 
 _LEAST_J = 1e-200
 """A weight below it is none: energy over it would overflow."""
@@ -48,23 +51,30 @@ class WindowSteps:
         ]
         return cls(blocks, [Place(*key[3:]) for key in sorted(found)])
 
-    def sums(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Each step's extent, and its prefill, decode and context tokens."""
-        for number, index in self.places:
+    def sums(self) -> Iterator[StepSum]:
+        """Each step summed over its requests, by time."""
+        told_by = self._told_by()
+        for place, (number, index) in enumerate(self.places):
             block = self.blocks[number]
-            yield (
+            yield StepSum(
                 block.starts_ns[index],
                 block.ends_ns[index],
                 block.prefill_tokens[index],
                 block.decode_tokens[index],
                 block.context_tokens[index],
+                told_by.get(place, 1.0),
             )
 
     def weighed(self, cost: CostModel) -> Iterator[Weighed]:
-        """Each step's extent and cost v; f + b where its breakdown is unknown."""
-        for number, index in self.places:
+        """Each step's extent and cost v; f + b where its breakdown is unknown.
+
+        A pass has one f, which goes by heads among all that its steps tell of.
+        """
+        parts = self._parts_of_passes()
+        for place, (number, index) in enumerate(self.places):
             block = self.blocks[number]
-            weight_j = cost.f_j + (
+            of_pass = parts.get(place, 1.0)
+            weight_j = of_pass * cost.f_j + (
                 cost.a_j * block.prefill_tokens[index]
                 + cost.b_j * block.decode_tokens[index]
                 + cost.c_j * block.context_tokens[index]
@@ -75,7 +85,37 @@ class WindowSteps:
                 block.ends_ns[index],
                 weight_j if count else cost.f_j + cost.b_j,
                 max(count + block.mixed[index], 1),
+                of_pass,
             )
+
+    def _passes(self) -> list[list[int]]:
+        """Places of each pass that is told more than once; a step without a breakdown is none's."""
+        known = [at for at, (number, i) in enumerate(self.places) if self.blocks[number].counts[i]]
+        told = []
+        for number, index in map(self.places.__getitem__, known):
+            block = self.blocks[number]
+            told.append(Told(block.starts_ns[index], block.ends_ns[index], block.source))
+        return [[known[at] for at in group] for group in passes(told)]
+
+    def _parts_of_passes(self) -> dict[int, float]:
+        """By place: its requests' part of all in the pass."""
+        found: dict[int, float] = {}
+        for group in self._passes():
+            counts = [self._block(at).counts[self.places[at].at] for at in group]
+            requests = sum(counts)
+            found |= {at: count / requests for at, count in zip(group, counts, strict=True)}
+        return found
+
+    def _told_by(self) -> dict[int, float]:
+        """By place: one by how many front ends told of the pass."""
+        found: dict[int, float] = {}
+        for group in self._passes():
+            sources = {self._block(at).source for at in group}
+            found |= dict.fromkeys(group, 1.0 / len(sources))
+        return found
+
+    def _block(self, place: int) -> Block:
+        return self.blocks[self.places[place].block]
 
 
 class Price(NamedTuple):
@@ -96,7 +136,9 @@ def prices(steps: WindowSteps, weighed: Sequence[Weighed], cost: CostModel) -> l
         if not count:
             found.append(Price(0.0, 0.0))
         elif step.weight_j > _LEAST_J:
-            found.append(Price(1.0 / step.weight_j, cost.f_j / count / step.weight_j))
+            found.append(
+                Price(1.0 / step.weight_j, step.of_pass * cost.f_j / count / step.weight_j)
+            )
         else:
             found.append(Price(0.0, 1.0 / step.phases))
     return found

@@ -45,12 +45,16 @@ class Parts:
 
 
 class Weighed(NamedTuple):
-    """A step's extent, its cost by the model, and in how many phases it is booked, at least 1."""
+    """A step's extent, its cost by the model, and in how many phases it is booked, at least 1.
+
+    `of_pass` is its part of what a forward pass costs by itself: 1 but for one told several times.
+    """
 
     start_ns: int
     end_ns: int
     weight_j: float
     phases: int
+    of_pass: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

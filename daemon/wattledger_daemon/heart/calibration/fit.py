@@ -59,7 +59,7 @@ class Estimate:
     """What the rows tell; `values` and `halves` (of 95 % intervals) go by column of a row.
 
     What is not among `columns` was not fitted: its value is 0. Only what is `told` is known; the
-    others still foretell energy. `lag` is a place among
+    others still foretell energy, and bound what may stand in for them. `lag` is a place among
     `LAGS_NS`; `reason` says why not, or what of it is not known.
     """
 
@@ -91,9 +91,14 @@ def estimate(groups: Sequence[Gram], idle: Idle | None) -> Estimate:
             found = richer
         else:
             found = _widened(found, richer)
-    reason = refused or _too_rough(found, whole)
+    reason = refused or _too_early(groups) or _too_rough(found, whole)
     # One phase alone is known well; two that keep one ratio are not known at all.
     told = () if refused == _ONE_RATIO else found.columns
+    if not reason:
+        slight = [at for at in (PREFILL, DECODE) if _is_rough(found, at)]
+        told = tuple(at for at in told if at not in slight)
+        notes = [note, *(f"{_NAMES[at]} costs too little to be told" for at in slight)]
+        note = "; ".join(filter(None, notes))
     return replace(found, identified=not reason, reason=reason or note, told=told)
 
 
@@ -138,17 +143,28 @@ def inflation_of(whole: Gram, columns: Sequence[int], at: int) -> float:
     return inflation(whole.matrix(columns), list(columns).index(at))
 
 
+def _too_early(groups: Sequence[Gram]) -> str:
+    if len(groups) >= _LEAST_GROUPS:
+        return ""
+    return f"too early: {len(groups)} of {_LEAST_GROUPS} half minutes of work"
+
+
+def _is_rough(found: Estimate, at: int) -> bool:
+    return found.halves[at] > WIDEST_RATIO * found.values[at]
+
+
 def _too_rough(found: Estimate, whole: Gram) -> str:
     if found.residual_ratio > MOST_RESIDUAL_RATIO:
         return f"energy strays {found.residual_ratio:.0%} from the model"
     for at in (PREFILL, DECODE):
         value, half = found.values[at], found.halves[at]
-        if value <= 0.0:
-            return f"{_NAMES[at]} comes out as nothing: the rows do not tell the phases apart"
         # Tokens that hardly cost anything need not be known well: rows weigh 1 / energy.
         unknown_j = half * whole.vector([at], NO_LAG)[0]
-        if half > WIDEST_RATIO * value and unknown_j > _HARMLESS_RATIO * whole.energy_j:
-            return f"{_NAMES[at]} is known to {half / value:.0%} only"
+        if not _is_rough(found, at) or unknown_j <= _HARMLESS_RATIO * whole.energy_j:
+            continue
+        if value <= 0.0:
+            return f"{_NAMES[at]} comes out as nothing: the rows do not tell the phases apart"
+        return f"{_NAMES[at]} is known to {half / value:.0%} only"
     return ""
 
 
@@ -163,16 +179,17 @@ def _fitted(
         left_out = []
         for gram in groups:
             rest = without(whole, gram)
-            left_out.append(_solved(rest, columns, idle, _search(rest, columns, idle)[0]))
+            left_out.append(_free(rest, columns, idle, _search(rest, columns, idle)[0]))
         quantile = _T[many - 1] if many <= len(_T) else _T_OF_MANY
         for at in columns:
             mean = sum(found[at] for found in left_out) / many
             spread = sum((found[at] - mean) ** 2 for found in left_out)
             squares[at] = (_ALIKE * quantile) ** 2 * spread * (many - 1) / many
     if idle is not None and idle.error_w:
-        moved = _solved(whole, columns, replace(idle, power_w=idle.power_w + idle.error_w), lag)
+        moved = _free(whole, columns, replace(idle, power_w=idle.power_w + idle.error_w), lag)
+        still = _free(whole, columns, idle, lag)
         squares = [
-            old + (new - value) ** 2 for old, new, value in zip(squares, moved, values, strict=True)
+            old + (new - value) ** 2 for old, new, value in zip(squares, moved, still, strict=True)
         ]
     halves = tuple(
         sqrt(square + (_SYSTEMATIC_RATIO * value) ** 2) if many >= _LEAST_GROUPS else inf
@@ -182,11 +199,25 @@ def _fitted(
 
 
 def _solved(gram: Gram, columns: Sequence[int], idle: Idle | None, lag: float) -> tuple[float, ...]:
+    found = least_squares(gram.matrix(columns), _over_idle(gram, columns, idle, lag))
+    return _by_column(columns, found)
+
+
+def _free(gram: Gram, columns: Sequence[int], idle: Idle | None, lag: float) -> tuple[float, ...]:
+    """The solution that may be negative: one held at 0 would look as if it were sure."""
+    found = solve(gram.matrix(columns), [_over_idle(gram, columns, idle, lag)])
+    return _by_column(columns, found[0]) if found else _solved(gram, columns, idle, lag)
+
+
+def _over_idle(gram: Gram, columns: Sequence[int], idle: Idle | None, lag: float) -> list[float]:
     vector = gram.vector(columns, lag)
-    if idle is not None:
-        times = gram.matrix(sorted({TIME, *columns}))[0][-len(columns) :]
-        vector = [y - idle.power_w * t for y, t in zip(vector, times, strict=True)]
-    found = least_squares(gram.matrix(columns), vector)
+    if idle is None:
+        return vector
+    times = gram.matrix(sorted({TIME, *columns}))[0][-len(columns) :]
+    return [y - idle.power_w * t for y, t in zip(vector, times, strict=True)]
+
+
+def _by_column(columns: Sequence[int], found: Sequence[float]) -> tuple[float, ...]:
     values = [0.0] * COLUMNS
     for at, value in zip(columns, found, strict=True):
         values[at] = value

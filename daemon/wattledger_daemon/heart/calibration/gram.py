@@ -16,7 +16,7 @@ TIME, STEPS, PREFILL, DECODE, CONTEXT = range(COLUMNS)
 GROUPS = 16
 _BLOCK_ROWS = 6
 MEMORY_ROWS = 720
-"""A row weighs 1/e after as many others: an hour under load."""
+"""A row weighs 1/e after as many others of one engine: an hour under load."""
 
 _SIZE = COLUMNS * COLUMNS + COLUMNS * len(LAGS_NS) + len(LAGS_NS) + 2
 
@@ -98,17 +98,22 @@ class Groups:
     """Rows in `GROUPS` groups, blocks of neighbours together, since neighbours err alike."""
 
     grams: tuple[Gram, ...] = (Gram(),) * GROUPS
-    taken: int = 0
+    blocks: int = 0
+    held: int = 0
 
-    def plus(self, row: Row) -> Groups:
-        """With one row more, all others a little forgotten."""
-        at = self.taken // _BLOCK_ROWS % GROUPS
-        grams = list(self.grams)
-        if self.taken % _BLOCK_ROWS == 0:
+    def plus(self, row: Row, engines: int = 1) -> Groups:
+        """With one row more of so many engines side by side; a new block forgets a little.
+
+        A block is half a minute, so an hour is remembered of one engine as of many.
+        """
+        grams, blocks, held = list(self.grams), self.blocks, self.held
+        if not held or held >= _BLOCK_ROWS * engines:
             keep = (1.0 - 1.0 / MEMORY_ROWS) ** _BLOCK_ROWS
             grams = [gram.scaled(keep) for gram in grams]
+            blocks, held = blocks + 1, 0
+        at = (blocks - 1) % GROUPS
         grams[at] = grams[at].plus(row)
-        return Groups(tuple(grams), self.taken + 1)
+        return Groups(tuple(grams), blocks, held + 1)
 
 
 def lag_s(place: float) -> float:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from wattledger.fits import FitKey, in_words
 from wattledger.records import NS_PER_S, UJ_PER_J, Device, DeviceKind, Engine, Quality
@@ -24,6 +25,8 @@ from wattledger_daemon.heart.step_sums import StepSum
 ROW_NS = 5 * NS_PER_S
 BEFORE_NS, AFTER_NS = -LAGS_NS[0], LAGS_NS[-1]
 _METERED_WELL = frozenset({Quality.MEASURED, Quality.INTEGRATED})
+SURE_NS = 120 * NS_PER_S
+"""A prefill is told when it is done: what has no step by then is taken to have had none."""
 _MARGIN_NS = NS_PER_S // 2
 _STILL_NS = NS_PER_S * 3 // 2
 _WHOLE = 1.0 - 1e-9
@@ -37,8 +40,9 @@ class Lesson:
     """What one engine computed in [start_ns, end_ns), and what it drew at each of `LAGS_NS`.
 
     `static_w` is the idle power that is known of its devices and in `energies_j`; None where one
-    of them has none. `still_w` is the power while nothing was computed, for `still_s` seconds in
-    one piece; 0 where there was no such piece.
+    of them has none. `longest_s` is the longest step of any that touch it. `still_w` is the power
+    while nothing was computed, for `still_s` seconds in one piece, `SURE_NS` earlier: whatever
+    was under way then is told by now; 0 where there was no such piece.
     """
 
     key: FitKey
@@ -50,11 +54,28 @@ class Lesson:
     static_w: float | None
     still_s: float = 0.0
     still_w: float = 0.0
+    longest_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Its length."""
         return (self.end_ns - self.start_ns) / NS_PER_S
+
+
+class Span(NamedTuple):
+    """A stretch of time."""
+
+    start_ns: int
+    end_ns: int
+
+
+class _Drawn(NamedTuple):
+    """An engine's part of its devices: at each lag in a stretch, and in the piece asked for."""
+
+    key: FitKey
+    energies_j: tuple[float, ...]
+    piece_j: float
+    static_w: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +84,7 @@ class _Part:
 
     device: Device
     energies_j: tuple[float, ...]
-    still_j: float
+    piece_j: float
     static_w: float | None
 
 
@@ -72,42 +93,95 @@ def lesson_of(
     seen: Sequence[DeviceWindow],
     steps: Sequence[StepSum],
     intervals: Intervals,
-    span: tuple[int, int],
+    span: Span,
 ) -> Lesson | None:
     """The lesson of a stretch in which the devices were as `seen`; None where it is not good.
 
     `steps` ascend, and are those that touch it or its neighbourhood as far as lags reach.
     """
     did = step_sums(steps, *span)
-    still = _still(steps, *span)
-    # Of a step without breakdown it is not known what its energy bought.
-    unknown = any(not (step.prefill_tokens or step.decode_tokens) for step in steps)
-    if engine.coarse or unknown or not (did.steps or still):
+    if not did.steps or not _is_plain(engine, steps):
         return None
+    drawn = _drawn(engine, seen, intervals, span, span)
+    if drawn is None or min(drawn.energies_j) <= 0.0:
+        return None
+    longest_s = max(step.end_ns - step.start_ns for step in steps) / NS_PER_S
+    return Lesson(
+        drawn.key,
+        engine.engine,
+        *span,
+        did,
+        drawn.energies_j,
+        drawn.static_w,
+        longest_s=longest_s,
+    )
+
+
+def with_stillness(
+    lesson: Lesson | None,
+    engine: Engine,
+    *,
+    look: Callable[[Span], Sequence[DeviceWindow]],
+    steps: Sequence[StepSum],
+    intervals: Intervals,
+    span: Span,
+) -> Lesson | None:
+    """The lesson of `span`, None where there is none, and what idle power was `SURE_NS` earlier.
+
+    `steps` are those near that earlier stretch, as far as they are told by now; `look` tells how
+    devices were in one.
+    """
+    earlier = Span(span.start_ns - SURE_NS, span.end_ns - SURE_NS)
+    piece = _still(steps, *earlier)
+    if piece is None or not _is_plain(engine, steps):
+        return lesson
+    drawn = _drawn(engine, look(earlier), intervals, earlier, piece)
+    if drawn is None or (lesson is not None and lesson.key != drawn.key):
+        return lesson
+    still_s = (piece.end_ns - piece.start_ns) / NS_PER_S
+    still_w = drawn.piece_j / still_s
+    if lesson is not None:
+        return replace(lesson, still_s=still_s, still_w=still_w)
+    nothing = (0.0,) * len(LAGS_NS)
+    return Lesson(
+        drawn.key, engine.engine, *span, StepSums(), nothing, drawn.static_w, still_s, still_w
+    )
+
+
+def _is_plain(engine: Engine, steps: Sequence[StepSum]) -> bool:
+    # Of a step without breakdown it is not known what its energy bought.
+    return not engine.coarse and all(step.prefill_tokens or step.decode_tokens for step in steps)
+
+
+def _drawn(
+    engine: Engine, seen: Sequence[DeviceWindow], intervals: Intervals, span: Span, piece: Span
+) -> _Drawn | None:
+    """What an engine drew; None where any of its devices is not good."""
     parts = []
     for item in _devices_of(engine, seen):
-        part = _part(engine, item, intervals, (*span, *(still or span)))
+        part = _part(engine, item, intervals, (*span, *piece))
         if part is None:
             return None
         parts.append(part)
-    energies_j = tuple(map(sum, zip(*(part.energies_j for part in parts), strict=True)))
-    if not parts or (did.steps and min(energies_j) <= 0.0):
+    if not parts:
         return None
+    energies_j = tuple(map(sum, zip(*(part.energies_j for part in parts), strict=True)))
     known = [part.static_w for part in parts if part.static_w is not None]
-    key = FitKey(engine.kind, engine.model, in_words([part.device for part in parts]))
-    static_w = sum(known) if len(known) == len(parts) else None
-    still_s = (still[1] - still[0]) / NS_PER_S if still else 0.0
-    still_w = sum(part.still_j for part in parts) / still_s if still else 0.0
-    return Lesson(key, engine.engine, *span, did, energies_j, static_w, still_s, still_w)
+    return _Drawn(
+        FitKey(engine.kind, engine.model, in_words([part.device for part in parts])),
+        energies_j,
+        sum(part.piece_j for part in parts),
+        sum(known) if len(known) == len(parts) else None,
+    )
 
 
-def _still(steps: Sequence[StepSum], start_ns: int, end_ns: int) -> tuple[int, int] | None:
+def _still(steps: Sequence[StepSum], start_ns: int, end_ns: int) -> Span | None:
     """The longest stretch without a step, and well away from any; None where it is short."""
-    reached_ns, found = start_ns, (start_ns, start_ns)
+    reached_ns, found = start_ns, Span(start_ns, start_ns)
     for step in (*steps, None):
         low_ns = end_ns if step is None else min(step.start_ns - _MARGIN_NS, end_ns)
         if low_ns - reached_ns > found[1] - found[0]:
-            found = (reached_ns, low_ns)
+            found = Span(reached_ns, low_ns)
         if step is not None:
             reached_ns = max(reached_ns, step.end_ns + _MARGIN_NS)
     return found if found[1] - found[0] >= _STILL_NS else None
@@ -138,11 +212,11 @@ def _part(
     # At another lag the engine's part is taken to be the same: it is all of it on a GPU.
     mine = mine_uj / metered_uj[NO_LAG] / UJ_PER_J if metered_uj[NO_LAG] else 0.0
     static_w = item.device.static_w
-    *moved_j, still_j = [mine * energy_uj for energy_uj in metered_uj]
+    *moved_j, piece_j = [mine * energy_uj for energy_uj in metered_uj]
     return _Part(
         item.device,
         tuple(moved_j),
-        still_j,
+        piece_j,
         None if static_w is None else static_w * static_ratio,
     )
 
@@ -171,11 +245,11 @@ def _shares(engine: Engine, item: DeviceWindow) -> tuple[float, float] | None:
 
 
 def _metered_uj(
-    device: Device, intervals: Intervals, start_ns: int, end_ns: int, *still_ns: int
+    device: Device, intervals: Intervals, start_ns: int, end_ns: int, *piece_ns: int
 ) -> list[int] | None:
-    """The device's energy moved by each lag, then while still; None where any is not good."""
+    """The device's energy moved by each lag, then of a piece; None where any is not good."""
     low_ns, high_ns = start_ns - BEFORE_NS, end_ns + AFTER_NS
-    cuts_ns = sorted({edge + lag for edge in (start_ns, end_ns) for lag in LAGS_NS} | {*still_ns})
+    cuts_ns = sorted({edge + lag for edge in (start_ns, end_ns) for lag in LAGS_NS} | {*piece_ns})
     found = intervals(device.device, low_ns, high_ns, cuts_ns)
     if any(piece.quality not in _METERED_WELL for piece in found):
         return None
@@ -186,4 +260,4 @@ def _metered_uj(
     at_uj = {cut: until_uj[bisect_left(ends_ns, cut) + 1] for cut in cuts_ns if cut > low_ns}
     at_uj[low_ns] = 0
     moved_uj = [at_uj[end_ns + lag] - at_uj[start_ns + lag] for lag in LAGS_NS]
-    return [*moved_uj, at_uj[still_ns[1]] - at_uj[still_ns[0]]]
+    return [*moved_uj, at_uj[piece_ns[1]] - at_uj[piece_ns[0]]]

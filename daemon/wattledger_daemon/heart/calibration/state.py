@@ -9,9 +9,10 @@ from wattledger.fits import Coefficient, Fit, FitKey
 from wattledger.records import CostModel
 from wattledger_daemon.heart.calibration.fit import Estimate
 from wattledger_daemon.heart.calibration.gram import COLUMNS, GROUPS, LAGS_NS, Gram, Groups, Row
-from wattledger_daemon.heart.calibration.lessons import Calibration, StepFree
+from wattledger_daemon.heart.calibration.lessons import Calibration, Taught
+from wattledger_daemon.heart.calibration.step_free import StepFree
 
-_LAYOUT = [COLUMNS, GROUPS, *LAGS_NS]
+_LAYOUT = [2, COLUMNS, GROUPS, *LAGS_NS]
 
 
 def dump(calibration: Calibration) -> str:
@@ -30,14 +31,13 @@ def load(text: str) -> Calibration | None:
         if state.pop("layout") != _LAYOUT:
             return None
         state["key"] = FitKey(*state["key"])
-        state["engines"] = tuple(state["engines"])
-        boot_id, t_ns = state["until"]
-        state["until"] = (boot_id, t_ns)
+        state["taught"] = tuple(Taught(*one) for one in state["taught"])
         state["young"] = tuple(Row(tuple(x), tuple(y)) for x, y in state["young"])
         grams = state["groups"]["grams"]
         state["groups"] = Groups(
             tuple(Gram() if sums is None else Gram(tuple(sums)) for sums in grams),
-            state["groups"]["taken"],
+            state["groups"]["blocks"],
+            state["groups"]["held"],
         )
         state["step_free"] = StepFree(**state["step_free"])
         found, cost, fit = state["found"], state["cost"], state["fit"]
@@ -61,4 +61,5 @@ def _fit(state: dict[str, object]) -> Fit:
     key = state["key"]
     assert isinstance(key, list)
     state["key"] = FitKey(*key)
+    state["engines"] = tuple(state["engines"])  # type: ignore[arg-type]
     return Fit(**state)  # type: ignore[arg-type]

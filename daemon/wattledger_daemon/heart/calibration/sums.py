@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from wattledger_daemon.heart.passes import AGREE_NS
 from wattledger_daemon.heart.step_sums import StepSum
 
-_MANY = 2
-"""Whole steps that end within a prefill from which on it was computed in chunks beside them."""
+_MANY = 2 - 1e-9
+"""Whole passes that end within a prefill from which on it was computed in chunks beside them."""
 
 
 class StepSums(NamedTuple):
@@ -30,12 +31,12 @@ def step_sums(steps: Sequence[StepSum], start_ns: int, end_ns: int) -> StepSums:
     """
     passes = prefill = decode = context = 0.0
     chunked = _chunked(steps, start_ns, end_ns)
-    for at, (low_ns, high_ns, prefilled, decoded, attended) in enumerate(steps):
+    for at, (low_ns, high_ns, prefilled, decoded, attended, once) in enumerate(steps):
         if high_ns > low_ns:
             part = max(min(high_ns, end_ns) - max(low_ns, start_ns), 0) / (high_ns - low_ns)
         else:
             part = 1.0 if start_ns <= low_ns < end_ns else 0.0
-        passes += chunked.get(at, part)
+        passes += chunked.get(at, part * once)
         prefill += part * prefilled
         decode += part * decoded
         context += part * attended
@@ -53,9 +54,11 @@ def _chunked(steps: Sequence[StepSum], start_ns: int, end_ns: int) -> dict[int, 
         low_ns, high_ns = max(step.start_ns, start_ns), min(step.end_ns, end_ns)
         if not step.prefill_tokens or step.decode_tokens or high_ns <= low_ns:
             continue
-        first = bisect_right(ends_ns, low_ns)
+        # The pass before may be told by another front end, and a little later.
+        first = bisect_right(ends_ns, low_ns + AGREE_NS)
         last = bisect_right(ends_ns, high_ns)
-        if last - first >= _MANY:
+        beside = sum(other.passes for other in others[first:last])
+        if beside + step.passes % 1.0 >= _MANY:
             alone_ns = high_ns - low_ns - _covered_ns(others[first : last + 1], low_ns, high_ns)
             found[at] = alone_ns / (step.end_ns - step.start_ns)
     return found
