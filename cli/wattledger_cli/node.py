@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 1.0
 ANSWER_DEADLINE_S = 8.0
+_TRANSPORT = ("failed to connect", "Failed to connect", "connections to all", "Socket closed",
+              "GOAWAY", "Cancelling all calls", "recvmsg", "sendmsg", "Connection reset")  # fmt: skip
 
 
 def configured_socket() -> Path | None:
@@ -31,6 +33,10 @@ def configured_socket() -> Path | None:
 def local_socket() -> Path:
     """The local daemon's socket: what its config names, else the default."""
     return configured_socket() or Path(default_socket_path(os.environ))
+
+
+class NoAnswerError(UnreachableError):
+    """Somebody holds the daemon's socket, and did not answer: what it knows is not known here."""
 
 
 class Node:
@@ -86,7 +92,7 @@ class Node:
                 ) from error
             if error.code() is self._grpc.StatusCode.INVALID_ARGUMENT:
                 raise InputError(f"--request: {error.details()}") from error
-            raise UnreachableError(_no_answer(self._socket, error)) from error
+            raise NoAnswerError(_excuse(self._socket, error)) from error
 
 
 class Recording:
@@ -192,6 +198,15 @@ def _no_answer(socket: Path, error: RpcError) -> str:
         f"no answer from the daemon at {socket}, {error.code().name}:"
         " see systemctl status wattledgerd"
     )
+
+
+def _excuse(socket: Path, error: RpcError) -> str:
+    """The daemon's own words where it gave any; gRPC's of a lost connection help nobody."""
+    words = str(error.details() or "")
+    own = error.code().name in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+    if own and words and not words.startswith(_TRANSPORT):
+        return f"the daemon at {socket} does not answer now: {words}"
+    return _no_answer(socket, error)
 
 
 def _why(socket: Path, error: RpcError) -> str:

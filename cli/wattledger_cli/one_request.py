@@ -9,6 +9,7 @@ from wattledger.errors import DataMissingError, InputError, UnreachableError
 from wattledger.records import UJ_PER_J
 from wattledger.timespan import format_instant
 from wattledger_cli.figures import CARBON_G, COUNT, ENERGY_J, quantity
+from wattledger_cli.node import ANSWER_DEADLINE_S, NoAnswerError, Node, local_socket
 from wattledger_cli.output import draw_notes, draw_table, emit, note
 from wattledger_cli.tables import numbers, printable, words
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wattledger_proto.v1.node_pb2 import RequestStatus
 
 _GLOB = frozenset("*?[")
+_LITERAL_S = 2.0
 _PROVISIONAL = "its last windows are not booked yet: ask again in 15 s"
 
 
@@ -30,19 +32,48 @@ def is_one(asked: list[str] | None) -> bool:
 def show_request(
     options: Options, asked: str, engine: str, limit: int, price: Prices | None
 ) -> None:
-    """Find it and write the answer; raises DataMissingError where nobody knows the id."""
-    from wattledger.statement.request import OneRequestStatement, priced
+    """Find it and write the answer.
 
+    Raises DataMissingError where nobody knows the id, and UnreachableError where a daemon that
+    may know it does not answer.
+    """
     if not asked:
         raise InputError("--request '': give the id of a request, or a pattern such as 'cmpl-*'")
     now_ns = time.time_ns()
     found, silent = _found(options, asked, engine, now_ns)
     if not found:
-        note(options, [silent] if silent else [])
+        if isinstance(silent, NoAnswerError):
+            raise silent
+        note(options, _told_of(silent))
         raise DataMissingError(
             f"no request {printable(asked)!r} is known: give the id of the engine or of the"
             f" client's X-Request-Id, or a pattern and a window: --request '*ID*' --last 24h"
         )
+    if isinstance(silent, NoAnswerError):
+        note(options, _told_of(silent))
+    _show(options, found, limit, price, now_ns)
+
+
+def show_if_literal(
+    options: Options, asked: str, engine: str, limit: int, price: Prices | None
+) -> bool:
+    """Show the request whose very id looks like a pattern; whether there is one."""
+    now_ns = time.time_ns()
+    try:
+        found, _ = _found(options, asked, engine, now_ns, _LITERAL_S)
+    except (UnreachableError, InputError):
+        # As a pattern it is asked of the ledger, which then says what is wrong.
+        return False
+    if found:
+        _show(options, found, limit, price, now_ns)
+    return bool(found)
+
+
+def _show(
+    options: Options, found: list[OneRequest], limit: int, price: Prices | None, now_ns: int
+) -> None:
+    from wattledger.statement.request import OneRequestStatement, priced
+
     if price is not None:
         found = [priced(item, price.intensity, now_ns, price.pue) for item in found]
     statement = OneRequestStatement(tuple(found[:limit]), now_ns)
@@ -50,30 +81,32 @@ def show_request(
     emit(options, statement.to_json(), records, lambda: _draw(statement, len(found)))
 
 
+def _told_of(silent: UnreachableError | None) -> list[str]:
+    return [] if silent is None else [f"the ledger alone was asked: {silent}"]
+
+
 def _found(
-    options: Options, asked: str, engine: str, now_ns: int
-) -> tuple[list[OneRequest], str | None]:
+    options: Options, asked: str, engine: str, now_ns: int, deadline_s: float = ANSWER_DEADLINE_S
+) -> tuple[list[OneRequest], UnreachableError | None]:
     """What the daemon says, else the ledger; and why the daemon said nothing."""
     from wattledger.statement.request import booked
     from wattledger_collectors.engines.request_names import names_of
 
-    silent: str | None = None
+    silent: UnreachableError | None = None
     if options.ledger is None:
         try:
-            return _asked(asked, engine), None
+            return _asked(asked, engine, deadline_s), None
         except UnreachableError as error:
-            silent = f"the ledger alone was asked: {error}"
+            silent = error
     with options.store() as store:
         found = booked(store, names_of(asked), now_ns)
     return [item for item in found if engine in ("", item.request.key.engine)], silent
 
 
-def _asked(asked: str, engine: str) -> list[OneRequest]:
+def _asked(asked: str, engine: str, deadline_s: float) -> list[OneRequest]:
     """Ask the local daemon; raises UnreachableError."""
-    from wattledger_cli.node import Node, local_socket
-
     with Node(local_socket()) as node:
-        return [_of(status) for status in node.request(asked, engine).requests]
+        return [_of(status) for status in node.request(asked, engine, deadline_s).requests]
 
 
 def _of(told: RequestStatus) -> OneRequest:

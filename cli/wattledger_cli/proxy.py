@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from socket import SOCK_STREAM, getaddrinfo
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -32,6 +34,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 _PIDS_S = 2.0
 _HEARTBEAT_S = 5.0
 _LAST_PORT = 65_535
+_LONGEST_NAME = 200
+_HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class EngineKind(StrEnum):
@@ -109,8 +113,9 @@ def proxy(
     """
     there = engine_address(to)
     here = listen_address(listen) if listen else Address("127.0.0.1", there.port + 1)
-    if here == there or here.port > _LAST_PORT:
+    if here.port > _LAST_PORT or leads_to(here, there):
         raise InputError(f"cannot listen on {here} for the engine at {there}: give --listen")
+    _check_names(job=job, workload=workload, model=model, tenant_header=tenant_header)
     options = options_of(context)
     asked = Asked(
         engine=engine,
@@ -135,7 +140,12 @@ def _run(asked: Asked, tell: Callable[[str], None]) -> None:
     reporter = _reporter(asked, buffer, meter, tell)
     reporter.start()
 
+    listening = False
+
     def ready(port: int) -> None:
+        nonlocal listening
+        listening = True
+        reporter.start()
         tell(f"http://{Address(here.host, port)} passes on to http://{there}")
         if not here.is_loopback:
             tell(f"warning: whoever reaches {here.host} reaches the engine")
@@ -145,18 +155,55 @@ def _run(asked: Asked, tell: Callable[[str], None]) -> None:
     except OSError as error:
         raise InputError(f"cannot listen on {here}, {error.strerror}: give --listen") from error
     finally:
-        reporter.stop()
-        tell(f"{meter.counted} requests counted, {meter.untold} not or not wholly")
+        if listening:
+            reporter.stop()
+            tell(f"{meter.counted} requests counted, {meter.untold} not or not wholly")
+
+
+def leads_to(here: Address, there: Address) -> bool:
+    """Whether what is sent to `there` would arrive at a listener on `here`."""
+    if here.port != there.port:
+        return False
+    from wattledger_collectors.workloads.listeners import is_this_host
+
+    ours, theirs = _resolved(here.host), _resolved(there.host)
+    if any(address.is_unspecified for address in ours):
+        return is_this_host(there.host)
+    if any(address.is_unspecified for address in theirs):
+        # The kernel takes it for the loopback.
+        return any(address.is_loopback for address in ours)
+    return here == there or not ours.isdisjoint(theirs)
+
+
+def _resolved(host: str) -> frozenset[IPv4Address | IPv6Address]:
+    """All addresses of a host, IPv4 as such; none where it has none, which others will tell."""
+    try:
+        infos = getaddrinfo(host, None, type=SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return frozenset()
+    found = (ip_address(str(info[4][0]).partition("%")[0]) for info in infos)
+    return frozenset(getattr(address, "ipv4_mapped", None) or address for address in found)
+
+
+def _check_names(*, tenant_header: str | None, **names: str | None) -> None:
+    """Raises InputError for what the daemon, or no request, would ever take."""
+    for option, name in names.items():
+        if name is not None and not (name.isprintable() and 0 < len(name) <= _LONGEST_NAME):
+            raise InputError(
+                f"--{option} {name!r}: give 1 to {_LONGEST_NAME} characters, all of them printable"
+            )
+    if tenant_header is not None and not _HEADER.fullmatch(tenant_header):
+        raise InputError(f"--tenant-header {tenant_header!r}: give a header's name: X-Tenant")
 
 
 def engine_address(url: str) -> Address:
     """The address in `--to`; raises InputError for what is not plain HTTP to a host and port."""
     try:
         parts = urlsplit(url)
-        port = parts.port or 80
+        port = 80 if parts.port is None else parts.port
     except ValueError as error:
         raise InputError(f"--to {url}: {error}: give http://HOST:PORT") from error
-    if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"}:
+    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in {"", "/"}:
         raise InputError(f"--to {url} is no address of an engine: give http://HOST:PORT")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise InputError(f"--to {url} says more than an address: give http://HOST:PORT")

@@ -10,7 +10,7 @@ from wattledger.errors import InputError
 from wattledger.records import UJ_PER_J
 from wattledger_cli import pricing, selection
 from wattledger_cli.figures import CARBON_G, COUNT, ENERGY_J
-from wattledger_cli.one_request import is_one, show_request
+from wattledger_cli.one_request import is_one, show_if_literal, show_request
 from wattledger_cli.options import Options, options_of
 from wattledger_cli.output import draw_notes, draw_table, emit, left_out_note, note, warn
 from wattledger_cli.tables import numbers, words
@@ -71,9 +71,13 @@ def requests(
     )
     price = pricing.prices(options, zone, intensity, pue)
     others = (from_, to, last, day, month, host, job, workload, model)
-    if request and is_one(request) and not any(others) and _at_most_one_name(engine):
-        show_request(options, request[0], (engine or [""])[0], shown, price)
-        return
+    if request and len(request) == 1 and not any(others) and _at_most_one_name(engine):
+        asked = request[0], (engine or [""])[0], shown, price
+        if is_one(request):
+            show_request(options, *asked)
+            return
+        if show_if_literal(options, *asked):
+            return
     show_requests(options, span.window, filters, shown, price)
 
 

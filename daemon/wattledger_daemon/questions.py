@@ -17,7 +17,12 @@ from wattledger.records import NS_PER_S
 from wattledger.store.named import NamedRequest
 from wattledger_collectors.engines.request_names import Names, names_of
 
-MOST_WAITING = 32
+MOST_OPEN = 24
+"""Well below what the server takes of all calls: engines report through the same door."""
+
+MOST_WAITING = 16
+"""So many of them may await a request's end: room is left for those who ask what is known now."""
+
 PACE_NS = NS_PER_S // 5
 _LONGEST_REST_NS = 5 * NS_PER_S
 _SHARE = 10
@@ -43,6 +48,7 @@ class Question:
     names: Names
     engine: str
     until_ns: int
+    waits: bool = False
     answer: Future[list[Answer]] = field(default_factory=Future)
     looked: bool = False
 
@@ -68,27 +74,38 @@ class Questions:
         clock: Callable[[], int],
         wake: Callable[[], None] = lambda: None,
         hurry: Callable[[], None] = lambda: None,
-        most: int = MOST_WAITING,
+        most: int = MOST_OPEN,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         self._clock = clock
         self._wake = wake
         self._hurry = hurry
         self._most = most
+        self._most_waiting = most_waiting
         self._lock = threading.Lock()
+        self._open: list[Question] = []
         self._waiting: list[Question] = []
         self._next_ns = 0
 
     def ask(self, request: str, engine: str = "", wait_ns: int = 0) -> Question:
-        """Put a question; raises BusyError where too many wait already."""
-        question = Question(names_of(request), engine, self._clock() + wait_ns)
+        """Put a question; raises BusyError where too many are open or wait already."""
+        question = Question(names_of(request), engine, self._clock() + wait_ns, wait_ns > 0)
         with self._lock:
+            self._open = [item for item in self._open if not item.answer.done()]
+            self._check_room(question)
             self._waiting = [item for item in self._waiting if not item.answer.done()]
-            if len(self._waiting) >= self._most:
-                raise BusyError(f"{self._most} questions wait already: ask again in a second")
             self._waiting.append(question)
+            self._open.append(question)
         self._hurry()
         self._wake()
         return question
+
+    def _check_room(self, question: Question) -> None:
+        if len(self._open) >= self._most:
+            raise BusyError(f"{self._most} questions are open already: ask again in a second")
+        waiting = sum(item.waits for item in self._open)
+        if question.waits and waiting >= self._most_waiting:
+            raise BusyError(f"{waiting} questions wait already: ask without wait_s, or later")
 
     @property
     def due_ns(self) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any
 
 import grpc
@@ -32,9 +31,10 @@ async def answer(
     if not 0 < len(asked.request) <= _MOST_ID_CHARACTERS:
         what = f"an id has 1 to {_MOST_ID_CHARACTERS} characters"
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, what)
-    wait_s = min(asked.wait_s, MOST_WAIT_S) if math.isfinite(asked.wait_s) else MOST_WAIT_S
+    # max() of a NaN and a number is its first argument.
+    wait_s = min(max(0.0, asked.wait_s), MOST_WAIT_S)
     try:
-        question = questions.ask(asked.request, asked.engine, round(max(0.0, wait_s) * NS_PER_S))
+        question = questions.ask(asked.request, asked.engine, round(wait_s * NS_PER_S))
     except BusyError as error:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
     try:

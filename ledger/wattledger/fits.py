@@ -45,8 +45,8 @@ class Fit:
     `fitted_ns` and `since_ns` are UTC; `method` has been in force since `since_ns` for `engines`,
     of which `engine` taught last. `rank` counts the coefficients fitted, idle power apart; one
     that was not, or is not known, is None. `reason` says why the fit is not `identified`, or what
-    of it is not known. `residual_ratio` is what a window's energy strays from the fit by. `idle_basis` is
-    `step-free`, `static` or `fitted`.
+    of it is not known. `residual_ratio` is what a window's energy strays from the fit by.
+    `idle_basis` is `step-free`, `static` or `fitted`.
     """
 
     key: FitKey

@@ -190,12 +190,16 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class RequestOwner:
-    """Whose a request is, where its engine serves several; None: the engine's own owner."""
+    """Whose a request is, where its engine serves several; None: the engine's own owner.
+
+    It holds from `since_ns` (CLOCK_MONOTONIC) on: an id may come again as another client's.
+    """
 
     engine: str
     request: str
     workload: str | None
     job: str | None
+    since_ns: int = 0
 
 
 class RequestTokens(NamedTuple):

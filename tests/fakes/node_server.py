@@ -35,6 +35,7 @@ class FakeNode(NodeServicer):
     asked: list[RequestQuestion] = field(default_factory=list)
     silent_s: float = 0.0
     abort_request: bool = False
+    refusal: tuple[grpc.StatusCode, str] | None = None
 
     def GetStatus(self, request: StatusRequest, context: grpc.ServicerContext) -> Status:  # noqa: N802 - the wire's name
         return self.status
@@ -44,6 +45,8 @@ class FakeNode(NodeServicer):
     ) -> RequestAnswer:
         self.asked.append(request)
         threading.Event().wait(self.silent_s)
+        if self.refusal is not None:
+            context.abort(*self.refusal)
         if self.abort_request:
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return self.answer

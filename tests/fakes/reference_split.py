@@ -7,7 +7,7 @@ It answers for one device of which an engine holds fixed shares.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -45,7 +45,11 @@ def split(
     steps: Sequence[Step],
     cost: CostModel,
 ) -> Split:
-    """An engine's part of a window's cells; `shares` are of static and dynamic energy."""
+    """An engine's part of a window's cells; `shares` are of static and dynamic energy.
+
+    Steps that end together are one forward pass: its f goes by heads among all in it.
+    """
+    fixed = {step: _fixed(step, steps, cost) for step in steps}
     length_ns = sum(cell.end_ns - cell.start_ns for cell in cells)
     energy_uj = sum((cell.energy_uj for cell in cells), Fraction(0))
     idle_uj_per_ns = Fraction(static_w or 0.0) / 1000
@@ -69,7 +73,7 @@ def split(
             work = static * busy + (dynamic if busy_ns else 0)
         found["", IDLE] += static + dynamic - work
         for piece_ns, live in _pieces(cell, steps):
-            _piece(found, work * Fraction(piece_ns, busy_ns), live, cost)
+            _piece(found, work * Fraction(piece_ns, busy_ns), live, fixed, cost)
     return found
 
 
@@ -89,16 +93,34 @@ def _busy_ns(cell: Cell, steps: Sequence[Step]) -> int:
     return sum(length for length, _ in _pieces(cell, steps))
 
 
-def _piece(found: Split, energy_uj: Fraction, live: Sequence[Step], cost: CostModel) -> None:
-    rates = [_weight(step, cost) / (step.end_ns - step.start_ns) for step in live]
+def _fixed(step: Step, steps: Sequence[Step], cost: CostModel) -> Fraction:
+    """A step's part of the f of its pass."""
+    if not step.requests:
+        return Fraction(cost.f_j)
+    in_pass = sum(
+        len(other.requests)
+        for other in steps
+        if other.end_ns == step.end_ns and other.start_ns < other.end_ns
+    )
+    return Fraction(cost.f_j) * len(step.requests) / (in_pass or 1)
+
+
+def _piece(
+    found: Split,
+    energy_uj: Fraction,
+    live: Sequence[Step],
+    fixed: Mapping[Step, Fraction],
+    cost: CostModel,
+) -> None:
+    rates = [_weight(step, fixed[step], cost) / (step.end_ns - step.start_ns) for step in live]
     if not any(rates):
-        rates = [Fraction(len(_phases(step.requests, cost)) or 1) for step in live]
+        rates = [Fraction(len(_phases(step.requests, fixed[step], cost)) or 1) for step in live]
     for step, rate in zip(live, rates, strict=True):
-        _step(found, energy_uj * rate / sum(rates), step, cost)
+        _step(found, energy_uj * rate / sum(rates), step, fixed[step], cost)
 
 
-def _step(found: Split, energy_uj: Fraction, step: Step, cost: CostModel) -> None:
-    phases = _phases(step.requests, cost)
+def _step(found: Split, energy_uj: Fraction, step: Step, fixed: Fraction, cost: CostModel) -> None:
+    phases = _phases(step.requests, fixed, cost)
     if not phases:
         found["", UNKNOWN] += energy_uj
         return
@@ -108,10 +130,10 @@ def _step(found: Split, energy_uj: Fraction, step: Step, cost: CostModel) -> Non
         found[request, activity] += energy_uj * share
 
 
-def _weight(step: Step, cost: CostModel) -> Fraction:
+def _weight(step: Step, fixed: Fraction, cost: CostModel) -> Fraction:
     if not step.requests:
-        return Fraction(cost.f_j) + Fraction(cost.b_j)
-    return sum((_own(tokens, cost) for tokens in step.requests), Fraction(cost.f_j))
+        return fixed + Fraction(cost.b_j)
+    return sum((_own(tokens, cost) for tokens in step.requests), fixed)
 
 
 def _own(tokens: RequestTokens, cost: CostModel) -> Fraction:
@@ -122,12 +144,14 @@ def _own(tokens: RequestTokens, cost: CostModel) -> Fraction:
     )
 
 
-def _phases(requests: Iterable[RequestTokens], cost: CostModel) -> list[tuple[str, str, Fraction]]:
+def _phases(
+    requests: Iterable[RequestTokens], step_fixed: Fraction, cost: CostModel
+) -> list[tuple[str, str, Fraction]]:
     """Per request and phase: f/n by the request's own mix, context with its decode."""
     parts = list(requests)
     found = []
     for tokens in parts:
-        fixed = Fraction(cost.f_j) / len(parts)
+        fixed = step_fixed / len(parts)
         own, prefill = _own(tokens, cost), Fraction(cost.a_j) * tokens.prefill_tokens
         if not tokens.decode_tokens:
             found.append((tokens.request, "prefill", own + fixed))

@@ -20,7 +20,7 @@ from wattledger.carbon.annual import annual_intensity
 from wattledger.errors import UnreachableError
 from wattledger_daemon.health import Snapshot
 from wattledger_daemon.node_service import NodeIdentity, NodeService
-from wattledger_daemon.questions import MOST_WAITING, Answer, BusyError, Questions
+from wattledger_daemon.questions import MOST_OPEN, MOST_WAITING, Answer, BusyError, Questions
 from wattledger_daemon.recording import Recorder
 from wattledger_proto.v1 import node_pb2, node_pb2_grpc
 
@@ -223,7 +223,7 @@ def test_a_former_boot_is_found_and_no_more_provisional(asked: Asked, tmp_path: 
 def test_many_share_a_turn_and_no_more_wait_than_may(asked: Asked) -> None:
     asked.world.run(1002)
     asked.tell(1001, 1002, "r")
-    waiting = [asked.questions.ask("r") for _ in range(MOST_WAITING)]
+    waiting = [asked.questions.ask("r") for _ in range(MOST_OPEN)]
     with pytest.raises(BusyError):
         asked.questions.ask("r")
     asked.world.pipeline.turn()
@@ -235,12 +235,29 @@ def test_many_share_a_turn_and_no_more_wait_than_may(asked: Asked) -> None:
     asked.time.now_ns += S // 4
     asked.world.pipeline.turn()
     assert late.answer.done()
-    assert asked.woken == MOST_WAITING + 1
+    assert asked.woken == MOST_OPEN + 1
     assert asked.hurried >= asked.woken
 
 
-def test_who_went_away_leaves_room(asked: Asked) -> None:
+def test_those_who_wait_leave_room_for_those_who_do_not(asked: Asked) -> None:
     for _ in range(MOST_WAITING):
+        asked.questions.ask("nobody", wait_ns=15 * S)
+    asked.world.pipeline.turn()
+    # Also while the pipeline holds them, who waits counts.
+    with pytest.raises(BusyError, match="16 questions wait already: ask without wait_s"):
+        asked.questions.ask("nobody", wait_ns=1)
+    asked.time.now_ns += S // 4
+    now = asked.questions.ask("r")
+    asked.world.pipeline.turn()
+    assert now.answer.done()
+    taken = asked.questions.take()
+    with pytest.raises(BusyError):
+        asked.questions.ask("nobody", wait_ns=1)
+    assert len(taken) == MOST_WAITING
+
+
+def test_who_went_away_leaves_room(asked: Asked) -> None:
+    for _ in range(MOST_OPEN):
         asked.questions.ask("r", wait_ns=S).answer.cancel()
     assert not asked.questions.ask("r").answer.done()
 
@@ -319,6 +336,26 @@ def test_a_malformed_question_is_refused(
             with pytest.raises(grpc.aio.AioRpcError) as told:
                 await stub.GetRequest(node_pb2.RequestQuestion(request=request_id))
             assert told.value.code() is code
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "until_ns"),
+    [(-1e9, 0), (float("nan"), 0), (float("inf"), 15 * S), (1e300, 15 * S), (0.5, S // 2)],
+)
+def test_any_time_to_wait_is_brought_into_its_bounds(
+    tmp_path: Path, wait_s: float, until_ns: int
+) -> None:
+    async def check() -> None:
+        questions = Questions(lambda: 0)
+        async with served(tmp_path, questions) as stub:
+            call = stub.GetRequest(node_pb2.RequestQuestion(request="r", wait_s=wait_s))
+            while not (taken := questions.take()):
+                await asyncio.sleep(0.01)
+            assert taken[0].until_ns == until_ns
+            taken[0].settle([])
+            assert (await call).requests == []
 
     asyncio.run(check())
 

@@ -14,9 +14,10 @@ from wattledger.fits import FitKey
 from wattledger.records import NS_PER_S
 from wattledger_daemon.heart.calibration.book import SAVE_LESSONS, CostBook, Saving
 from wattledger_daemon.heart.calibration.gram import LAGS_NS, PREFILL
-from wattledger_daemon.heart.calibration.lessons import YOUNG_ROWS, Calibration, StepFree
+from wattledger_daemon.heart.calibration.lessons import YOUNG_ROWS, Calibration
 from wattledger_daemon.heart.calibration.rows import Lesson
 from wattledger_daemon.heart.calibration.state import dump, load
+from wattledger_daemon.heart.calibration.step_free import StepFree
 from wattledger_daemon.heart.calibration.sums import StepSums
 
 KEY = FitKey("vllm", "m", "NVIDIA H200")
@@ -275,7 +276,7 @@ def test_hardware_that_changed_under_all_engines_is_learned_anew() -> None:
 
 
 def test_a_phase_that_cannot_be_told_is_booked_within_its_interval() -> None:
-    """Prompts of a token or two beside passes of 50 J: noise alone would make of a what it likes."""
+    """Prompts of a token or two beside passes of 50 J: of a noise makes what it likes."""
     for seed in range(6):
         hardware = Hardware(seed)
         lessons = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -50,7 +51,7 @@ def working(engine: str = "e") -> list[Evidence]:
 
 
 def lessons(
-    *parts: list[Evidence] | Evidence,
+    *parts: Sequence[Evidence] | Evidence,
     engine: Engine = ENGINE,
     span: tuple[int, int] = SPAN,
     lost_ns: tuple[int, ...] = (),
@@ -58,7 +59,7 @@ def lessons(
     book = EvidenceBook()
     flat: list[Evidence] = [engine]
     for part in parts:
-        flat += part if isinstance(part, list) else [part]
+        flat += part if isinstance(part, Sequence) else [part]
     for item in sorted(flat, key=lambda item: not isinstance(item, Device)):
         if isinstance(item, Step):
             book.observe_steps(columns_of(item))
@@ -168,7 +169,7 @@ def test_time_without_steps_tells_idle_power_when_it_is_sure_and_makes_no_row() 
 
 def test_time_that_a_late_step_covers_or_in_which_events_were_lost_was_not_idle() -> None:
     quiet = (gpu(70.0), steady(), used(), worked_until(9.6))
-    assert lessons(*quiet, step(9000, 9.6, 40, [("p", 9000, 0)]), span=LATER) == []
+    assert lessons(*quiet, [step(9000, 9.6, 40, [("p", 9000, 0)])], span=LATER) == []
     assert lessons(*quiet, span=LATER, lost_ns=(LATER[1] - 1,)) == []
     assert lessons(*quiet, span=LATER, lost_ns=(SPAN[0],)) == []
     assert len(lessons(*quiet, span=LATER, lost_ns=(SPAN[0] - 1, LATER[1]))) == 1

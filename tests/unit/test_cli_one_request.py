@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from fakes.cli import WINDOW, Cli, Ran, small_ledger
@@ -125,6 +127,63 @@ def test_without_a_daemon_the_ledger_is_searched_over_all_time(cli: Cli) -> None
     assert ran.status == 3
     assert "the ledger alone was asked: no daemon" in ran.err
     assert "no request 'r9' is known" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "24 questions are open already: ask again in a second",
+        ),
+        (grpc.StatusCode.UNAVAILABLE, "cannot append to l.db: no space left on device"),
+    ],
+)
+def test_a_daemon_that_cannot_answer_now_is_not_one_that_knows_nothing(
+    cli: Cli, node: FakeNode, code: grpc.StatusCode, words: str
+) -> None:
+    url = small_ledger(cli.home / "l.db")
+    (cli.home / "wattledger.toml").write_text(f'ledger.path = "{url.removeprefix("sqlite:")}"\n')
+    node.refusal = (code, words)
+    ran = ask(cli, node, "r9")
+    assert (ran.status, ran.out) == (4, "")
+    assert ran.err == f"wattledger: the daemon at {node.path} does not answer now: {words}\n"
+    # What is booked is found all the same, and it is told that there may be more.
+    ran = ask(cli, node, "r1", "--format", "json")
+    assert ran.status == 0
+    assert f"the ledger alone was asked: the daemon at {node.path} does not answer" in ran.err
+
+
+def test_a_socket_that_nobody_serves_is_no_answer(cli: Cli) -> None:
+    url = small_ledger(cli.home / "l.db")
+    (cli.home / "wattledger.toml").write_text(f'ledger.path = "{url.removeprefix("sqlite:")}"\n')
+    path = cli.home / "d.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    ran = cli.run("requests", "--request", "r9", env={"WATTLEDGER_SOCKET": str(path)})
+    assert ran.status == 4
+    assert ran.err.startswith(f"wattledger: no answer from the daemon at {path}, UNAVAILABLE")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "what?"])
+def test_an_id_that_looks_like_a_pattern_is_found_by_itself(
+    cli: Cli, node: FakeNode, name: str
+) -> None:
+    node.answer = RequestAnswer(requests=[running(name)])
+    ran = ask(cli, node, name)
+    assert (ran.status, [question.request for question in node.asked]) == (0, [name])
+    assert f"request      {name}\n" in ran.out
+
+
+def test_a_pattern_that_is_no_id_is_a_list_whatever_the_daemon_says(
+    cli: Cli, node: FakeNode
+) -> None:
+    url = small_ledger(cli.home / "l.db")
+    (cli.home / "wattledger.toml").write_text(f'ledger.path = "{url.removeprefix("sqlite:")}"\n')
+    for node.refusal in (None, (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")):
+        ran = ask(cli, node, "r*")
+        assert (ran.status, "busy" in ran.err) == (0, False)
+        assert "finished requests, costliest first" in ran.out
 
 
 def test_a_named_ledger_is_asked_alone(cli: Cli, node: FakeNode) -> None:

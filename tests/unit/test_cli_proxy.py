@@ -17,7 +17,7 @@ from fakes.collector_server import FakeCollector
 from fakes.http_engine import HttpEngine, plain
 from fakes.proxy_process import ProxyProcess
 from wattledger.errors import InputError
-from wattledger_cli.proxy import Address, engine_address, listen_address
+from wattledger_cli.proxy import Address, engine_address, leads_to, listen_address
 
 ANSWER = b'{"model":"m","usage":{"prompt_tokens":7,"completion_tokens":2}}'
 
@@ -49,6 +49,7 @@ def test_addresses_of_engines(text: str, expected: Address) -> None:
         "http://",
         "http://a:b",
         "http://a:70000",
+        "http://a:0",
         "http://a/v1",
         "http://a:1?x=1",
         "http://me:secret@a:1",
@@ -83,7 +84,46 @@ def test_wrong_addresses_are_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         busy = cli.run(*start, "http://127.0.0.1:9", "--listen", f"127.0.0.1:{port}")
     assert busy.status == 2
-    assert "cannot listen on" in busy.err
+    assert busy.err.startswith("wattledger: cannot listen on")
+    assert busy.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        (("localhost", 9), ("127.0.0.1", 9), True),
+        (("0.0.0.0", 9), ("127.0.0.1", 9), True),
+        (("::", 9), ("127.0.0.1", 9), True),
+        (("127.0.0.1", 9), ("0.0.0.0", 9), True),
+        (("::ffff:127.0.0.1", 9), ("127.0.0.1", 9), True),
+        (("127.0.0.1", 9), ("127.0.0.1", 8), False),
+        (("127.0.0.2", 9), ("127.0.0.1", 9), False),
+        (("0.0.0.0", 9), ("192.0.2.1", 9), False),
+        (("no.such.host.invalid", 9), ("127.0.0.1", 9), False),
+    ],
+)
+def test_it_does_not_pass_on_to_itself(
+    here: tuple[str, int], there: tuple[str, int], expected: bool
+) -> None:
+    assert leads_to(Address(*here), Address(*there)) is expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--tenant-header", "X-Tenant:"),
+        ("--tenant-header", "X Tenant"),
+        ("--tenant-header", ""),
+        ("--job", "a\nb"),
+        ("--workload", ""),
+        ("--model", "m" * 201),
+    ],
+)
+def test_names_that_nobody_would_take(tmp_path: Path, option: str, value: str) -> None:
+    start = ("proxy", "--engine", "ollama", "--to", "http://127.0.0.1:9")
+    ran = Cli(tmp_path).run(*start, option, value)
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert ran.err.startswith(f"wattledger: {option} ")
 
 
 def test_what_it_tells_the_daemon_of_the_engine(folder: Path) -> None:

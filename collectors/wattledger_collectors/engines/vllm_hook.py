@@ -163,9 +163,7 @@ class Hook:
 
     def other_cores(self, place: Place) -> tuple[int, ...]:
         """The EngineCores of this process's other engines."""
-        return tuple(
-            pid for other in self.offline if other.number != place.number for pid in other.core_pids
-        )
+        return tuple(pid for one in self.offline if one != place for pid in one.core_pids)
 
     def detach(self) -> None:
         """Puts vLLM's own methods back, unless somebody has wrapped ours."""
@@ -263,8 +261,7 @@ class Hook:
     def _mended_ns(self, mine: _Processor, end_ns: int, now_ns: int) -> int:
         """Where a step's end cannot be by this clock: now.
 
-        Only a rank of several may run on another host, whose clock is another; that of the only
-        one is this host's, and what it tells may come late.
+        Only a rank of several may run on another host, by its clock; the only one may be late.
         """
         if end_ns < 0:
             raise ValueError("a time is negative")

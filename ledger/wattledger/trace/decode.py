@@ -220,6 +220,7 @@ def _owner(line: _Fields) -> RequestOwner:
         line.text("request"),
         line.maybe_text("workload"),
         line.maybe_text("job"),
+        line.maybe_integer("since_ns") or 0,
     )
 
 

@@ -116,6 +116,12 @@ def _finish(record: object) -> _Line:
     return _named(*names)(record) | {"count": record.count if record.count != 1 else None}
 
 
+def _owner(record: object) -> _Line:
+    assert isinstance(record, RequestOwner)
+    line = _named("engine", "request", "workload", "job")(record)
+    return line | {"since_ns": record.since_ns or None}
+
+
 def _cost(record: object) -> _Line:
     assert isinstance(record, PinnedCost)
     method = record.cost.method
@@ -132,6 +138,6 @@ _ENCODERS: dict[type, tuple[str, Callable[[object], _Line]]] = {
     Engine: ("engine", _engine),
     Step: ("step", _step),
     Finish: ("finish", _finish),
-    RequestOwner: ("owner", _named("engine", "request", "workload", "job")),
+    RequestOwner: ("owner", _owner),
     PinnedCost: ("cost", _cost),
 }

@@ -107,11 +107,14 @@ class WindowSteps:
         return found
 
     def _told_by(self) -> dict[int, float]:
-        """By place: one by how many front ends told of the pass."""
+        """By place: one by how many front ends told of the pass; a prompt in chunks is no teller.
+
+        A front end's own step of the pass is the latest to begin of those it told.
+        """
         found: dict[int, float] = {}
         for group in self._passes():
-            sources = {self._block(at).source for at in group}
-            found |= dict.fromkeys(group, 1.0 / len(sources))
+            own = {self._block(at).source: at for at in sorted(group)}
+            found |= dict.fromkeys(own.values(), 1.0 / len(own))
         return found
 
     def _block(self, place: int) -> Block:
