@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 1.0
 ANSWER_DEADLINE_S = 8.0
-_TRANSPORT = ("failed to connect", "Failed to connect", "connections to all", "Socket closed",
-              "GOAWAY", "Cancelling all calls", "recvmsg", "sendmsg", "Connection reset")  # fmt: skip
+_TRANSPORT = re.compile(
+    "failed to connect|connections to all|socket closed|connection reset|goaway|recvmsg|sendmsg"
+    "|cancelling all calls",
+    re.IGNORECASE,
+)
 
 
 def configured_socket() -> Path | None:
@@ -204,7 +208,7 @@ def _excuse(socket: Path, error: RpcError) -> str:
     """The daemon's own words where it gave any; gRPC's of a lost connection help nobody."""
     words = str(error.details() or "")
     own = error.code().name in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
-    if own and words and not words.startswith(_TRANSPORT):
+    if own and words and not _TRANSPORT.match(words):
         return f"the daemon at {socket} does not answer now: {words}"
     return _no_answer(socket, error)
 

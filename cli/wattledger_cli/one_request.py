@@ -31,8 +31,8 @@ def is_one(asked: list[str] | None) -> bool:
 
 def show_request(
     options: Options, asked: str, engine: str, limit: int, price: Prices | None
-) -> None:
-    """Find it and write the answer.
+) -> bool:
+    """Find it and write the answer; always true.
 
     Raises DataMissingError where nobody knows the id, and UnreachableError where a daemon that
     may know it does not answer.
@@ -52,6 +52,7 @@ def show_request(
     if isinstance(silent, NoAnswerError):
         note(options, _told_of(silent))
     _show(options, found, limit, price, now_ns)
+    return True
 
 
 def show_if_literal(

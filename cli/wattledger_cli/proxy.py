@@ -138,8 +138,6 @@ def _run(asked: Asked, tell: Callable[[str], None]) -> None:
     meter = Meter(buffer, model=asked.model, tenant_header=asked.tenant_header, tell=tell)
     relay = Proxy(there.host, there.port, meter, most_connections=room_for_connections())
     reporter = _reporter(asked, buffer, meter, tell)
-    reporter.start()
-
     listening = False
 
     def ready(port: int) -> None:

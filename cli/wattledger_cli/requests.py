@@ -72,11 +72,8 @@ def requests(
     price = pricing.prices(options, zone, intensity, pue)
     others = (from_, to, last, day, month, host, job, workload, model)
     if request and len(request) == 1 and not any(others) and _at_most_one_name(engine):
-        asked = request[0], (engine or [""])[0], shown, price
-        if is_one(request):
-            show_request(options, *asked)
-            return
-        if show_if_literal(options, *asked):
+        show = show_request if is_one(request) else show_if_literal
+        if show(options, request[0], (engine or [""])[0], shown, price):
             return
     show_requests(options, span.window, filters, shown, price)
 

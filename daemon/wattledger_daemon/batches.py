@@ -56,6 +56,13 @@ class Events:
         yield from self.steps.steps()
         yield from self.finishes
 
+    def begins(self) -> dict[str, int]:
+        """When each request is first spoken of here, by name: by its first step, or end."""
+        found = {finish.request: finish.t_ns - 1 for finish in self.finishes}
+        for name, start_ns in self.steps.begins().items():
+            found[name] = min(start_ns, found.get(name, start_ns))
+        return found
+
     @property
     def weight(self) -> int:
         """How much it weighs in memory; two requests in a step are as much as one record."""

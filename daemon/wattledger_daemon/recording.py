@@ -54,22 +54,25 @@ class Subscription:
 class Transcript:
     """Makes of evidence what a replay will read as the daemon did.
 
-    A replay sorts by time, and takes what bears no time (devices, engines, cost models, whose
-    requests are) for true all along: so that a recording must end where one of those changes.
+    A replay sorts by time, and takes what bears no time (devices, engines, cost models) for true
+    all along, and whose a request is from its moment on: so that a recording must end where one of
+    those changes.
     """
 
     def __init__(self) -> None:
         self._devices: dict[str, Device] = {}
         self._engines: dict[str, Engine] = {}
         self._costs: dict[str, PinnedCost] = {}
-        self._owners: dict[tuple[str, str], RequestOwner] = {}
+        self._owners: dict[tuple[str, str, int], RequestOwner] = {}
 
     def changed(self, known: Sequence[Evidence]) -> str | None:
         """Compare with what was `known` a turn ago; the reason to end recordings, if any."""
         devices = {item.device: item for item in known if isinstance(item, Device)}
         engines = {item.engine: item for item in known if isinstance(item, Engine)}
         costs = {item.engine: item for item in known if isinstance(item, PinnedCost)}
-        owners = {(i.engine, i.request): i for i in known if isinstance(i, RequestOwner)}
+        owners = {
+            (i.engine, i.request, i.since_ns): i for i in known if isinstance(i, RequestOwner)
+        }
         reason = None
         if name := _differing(self._devices, devices):
             reason = f"what is known of {name} (its idle power, say) changed"
@@ -78,7 +81,7 @@ class Transcript:
         elif name := _differing(self._costs, costs):
             reason = f"the cost model of {name} changed"
         elif request := _differing(self._owners, owners):
-            reason = f"request {request[1]} came again as another's"
+            reason = f"request {request[1]} turned out to be another's"
         self._devices, self._engines, self._costs = devices, engines, costs
         self._owners = owners
         return f"{reason}: record again" if reason else None

@@ -277,7 +277,12 @@ class Sources:
         events, message = told
         name, names = batch.engine.engine, events.steps.names
         owners = self._tenants.news(
-            (name, batch.engine.model), names, batch.request_tenants, now_ns
+            (name, batch.engine.model),
+            names,
+            batch.request_tenants,
+            now_ns,
+            source=batch.source,
+            begins=events.begins,
         )
         if self._tenants.folded and not self._folding:
             self._folding = True
@@ -289,7 +294,8 @@ class Sources:
             source.registration = b""
             self._tenants.forget(name, [owner.request for owner in owners])
             raise BusyError("the queue is full")
-        self._tenants.ended(name, [finish.request for finish in events.finishes])
+        for finish in events.finishes:
+            self._tenants.ended(name, [finish.request], finish.t_ns)
         source.received = batch.sequence
         if events:
             source.last_events_ns = now_ns

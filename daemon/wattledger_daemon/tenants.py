@@ -1,17 +1,19 @@
 """Whose a request is: by rules of the site, or by its client's own word. Pure but for a cache.
 
 Names come from clients, who may say anything: they are cut and made printable, and so many a day
-are told apart. What a request is once given it keeps, unless its client says otherwise.
+are told apart. What a request is once given it keeps, unless its client says otherwise. An id used
+again is another request, and one that two reporters give to different clients is nobody's.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from itertools import islice
+from typing import NamedTuple
 
 from wattledger.records import NS_PER_S, RequestOwner
 from wattledger_collectors.workloads.names import printable
@@ -30,6 +32,17 @@ _TOKEN = re.compile(r"(\*|\?|\{\w+\})")
 
 Owner = tuple[str | None, str | None]
 _NOBODY: Owner = (None, None)
+
+
+class _Told(NamedTuple):
+    """Who told of a request, what, and from when on it holds; once finished, of the next of its id.
+
+    Without `source` nothing that is still told of it counts: its reporters contradict each other.
+    """
+
+    source: str | None
+    word: str
+    since_ns: int
 
 
 class Pattern:
@@ -155,8 +168,9 @@ def _pattern_of(key: str, text: str) -> Pattern:
 def _check_name(key: str, text: str, captured: frozenset[str]) -> None:
     names = _HOLE.findall(text)
     if re.search(r"[{}]", _HOLE.sub("", text)) or not captured.issuperset(names):
-        known = ", ".join(f"{{{name}}}" for name in sorted(captured)) or "none: no pattern captures"
-        raise ValueError(f"must have no braces in {key} but {known}")
+        known = ", ".join(f"{{{name}}}" for name in sorted(captured))
+        but = f" but {known}" if known else ", as no pattern captures anything"
+        raise ValueError(f"must have no braces in {key}{but}")
 
 
 class Tenants:
@@ -173,18 +187,26 @@ class Tenants:
         self._owners: set[Owner] = set()
         # By engine: what each request's client said, "" where nothing; None once it has finished.
         self._known: dict[str, dict[str, str | None]] = {}
+        self._told: dict[str, dict[str, _Told]] = {}
 
     def set_rules(self, rules: Iterable[TenantRule]) -> None:
         """Use other rules for requests that are not known yet."""
         self._rules = tuple(rules)
 
     def news(
-        self, engine: tuple[str, str], requests: Sequence[str], told: Sequence[str], now_ns: int
+        self,
+        engine: tuple[str, str],
+        requests: Sequence[str],
+        told: Sequence[str],
+        now_ns: int,
+        *,
+        source: str = "",
+        begins: Callable[[], Mapping[str, int]] = dict,
     ) -> list[RequestOwner]:
         """Owners of requests that are new here, or of which their client says something new.
 
         `engine` is its name and model; `told` runs in parallel, or is empty. Nobody in particular
-        ("") has no owner.
+        ("") has no owner. `begins` tells when requests are first spoken of in what `source` says.
         """
         if not told and not self._rules:
             return []
@@ -195,29 +217,61 @@ class Tenants:
             for request, word in zip(requests, told or [""] * len(requests), strict=True)
             if request and (known.get(request) is None or (word and known[request] != word))
         ]
+        begun_ns = begins() if fresh else {}
         found = []
         for request, word in fresh:
-            again = known.pop(request, "") is None
-            known[request] = word
-            owner = self._owner((name, model, request, word))
-            # An id used again may not be the former client's.
-            if again or owner != _NOBODY:
-                found.append(RequestOwner(name, request, *self._bounded(owner, now_ns)))
+            said = _Told(source, word, begun_ns.get(request, now_ns))
+            for owner in self._say((name, model, request), said):
+                whose = self._bounded((owner.workload, owner.job), now_ns)
+                found.append(replace(owner, workload=whose[0], job=whose[1]))
         self._forget_oldest(name)
         return found
 
-    def ended(self, engine: str, requests: Iterable[str]) -> None:
-        """These have finished: who bears the same id from now on is another request."""
-        known = self._known.get(engine, {})
+    def ended(self, engine: str, requests: Iterable[str], t_ns: int = 0) -> None:
+        """These finished at `t_ns`: who bears the same id from now on is another request."""
+        known, told = self._known.get(engine, {}), self._told.get(engine, {})
         for request in requests:
             if request in known:
+                before = told.get(request)
+                # What was withdrawn stays nobody's for as long as it lasted.
+                told[request] = _Told("", before.word if before else "", t_ns)
                 known[request] = None
 
     def forget(self, engine: str, requests: Iterable[str]) -> None:
         """Take these for unknown: what was told of them went down on its way."""
-        known = self._known.get(engine, {})
+        known, told = self._known.get(engine, {}), self._told.get(engine, {})
         for request in requests:
             known.pop(request, None)
+            told.pop(request, None)
+
+    def _say(self, whose: tuple[str, str, str], said: _Told) -> list[RequestOwner]:
+        """What a new word about a request, or its first, changes."""
+        name, _, request = whose
+        known, told = self._known[name], self._told.setdefault(name, {})
+        before = told.get(request)
+        again = request in known and known[request] is None
+        if before and before.source is None:
+            return []
+        owner = self._owner((*whose, said.word))
+        former = self._owner((*whose, before.word)) if before else _NOBODY
+        if again and before:
+            said = said._replace(since_ns=max(said.since_ns, before.since_ns))
+        elif before and before.word and before.source != said.source and former != owner:
+            # The daemon cannot tell which of the two an energy was of.
+            told[request] = before._replace(source=None)
+            moments = sorted({before.since_ns, said.since_ns})
+            return [RequestOwner(name, request, *_NOBODY, at_ns) for at_ns in moments]
+        known.pop(request, None)
+        known[request], told[request] = said.word, said
+        found = [RequestOwner(name, request, *owner, said.since_ns)]
+        if owner == _NOBODY:
+            # An id used again may not be the former client's.
+            return found if again else []
+        return (
+            [RequestOwner(name, request, *_NOBODY), *found]
+            if again and former == _NOBODY
+            else found
+        )
 
     def _owner(self, whose: tuple[str, str, str, str]) -> Owner:
         """(workload, job) by the first rule that fits."""
@@ -248,9 +302,13 @@ class Tenants:
         """Of so many requests the older half may be told again, which changes nothing."""
         known = self._known[engine]
         if len(known) > MOST_REMEMBERED:
-            self._known[engine] = dict(islice(known.items(), len(known) // 2, None))
+            known = dict(islice(known.items(), len(known) // 2, None))
+            told = self._told.get(engine, {})
+            self._known[engine] = known
+            self._told[engine] = {name: said for name, said in told.items() if name in known}
         if len(self._known) > MOST_ENGINES:
             self._known = {engine: self._known[engine]}
+            self._told = {engine: self._told.get(engine, {})}
 
 
 def _filled(pattern: str | None, captured: Mapping[str, str]) -> str | None:

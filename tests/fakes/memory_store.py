@@ -161,18 +161,21 @@ class MemoryStore(MemoryNotebook):
     def requests(
         self, start_ns: int, end_ns: int, filters: Filters = NO_FILTERS
     ) -> list[RequestEnergy]:
-        found = [
-            self._request_energy(page.clock.host, finish)
-            for page in self._pages.values()
-            for finish in page.finished
-            if start_ns <= finish.finished_ns < end_ns
-            and glob_match(filters.host, page.clock.host)
-            and glob_match(filters.request, finish.request)
-            and glob_match(filters.job, finish.job)
-            and glob_match(filters.engine, finish.engine)
-            and glob_match(filters.model, finish.model)
-            and glob_match(filters.workload, finish.workload)
-        ]
+        told: dict[tuple[str, str, str, str], list[FinishedRequest]] = {}
+        for page in self._pages.values():
+            for finish in page.finished:
+                if start_ns <= finish.finished_ns < end_ns:
+                    key = (page.clock.host, page.clock.boot_id, finish.engine, finish.request)
+                    told.setdefault(key, []).append(finish)
+        found = []
+        for (host, *_), finishes in told.items():
+            owners = dict.fromkeys((finish.workload, finish.job) for finish in finishes)
+            for owner in owners:
+                own = [finish for finish in finishes if (finish.workload, finish.job) == owner]
+                merged = _merged(sorted(own, key=lambda finish: finish.finished_ns))
+                if self._finish_asked(host, merged, filters):
+                    only = owner if len(owners) > 1 else None
+                    found.append(self._request_energy(host, merged, only))
         return sorted(found, key=lambda r: (-r.energy_uj, r.finish.engine, r.finish.request))
 
     def close(self) -> None:
@@ -197,12 +200,26 @@ class MemoryStore(MemoryNotebook):
             and filters.match_account(posting.account)
         )
 
-    def _request_energy(self, host: str, finish: FinishedRequest) -> RequestEnergy:
+    @staticmethod
+    def _finish_asked(host: str, finish: FinishedRequest, filters: Filters) -> bool:
+        return (
+            glob_match(filters.host, host)
+            and glob_match(filters.request, finish.request)
+            and glob_match(filters.job, finish.job)
+            and glob_match(filters.engine, finish.engine)
+            and glob_match(filters.model, finish.model)
+            and glob_match(filters.workload, finish.workload)
+        )
+
+    def _request_energy(
+        self, host: str, finish: FinishedRequest, only: tuple[str | None, str | None] | None
+    ) -> RequestEnergy:
         rows = [
             posting
             for where, _, posting in self._rows(copies=True)
             if where == host
             and (posting.account.engine, posting.request) == (finish.engine, finish.request)
+            and only in (None, (posting.account.workload, posting.account.job))
         ]
         phase_uj = {
             phase: sum(p.amounts.energy_uj for p in rows if p.account.activity is phase)
@@ -216,6 +233,15 @@ class MemoryStore(MemoryNotebook):
             rows[0].account.method,
             max((p.account.quality for p in rows), key=QUALITY_ORDER.index),
         )
+
+
+def _merged(finishes: Sequence[FinishedRequest]) -> FinishedRequest:
+    return replace(
+        finishes[-1],
+        prompt_tokens=sum(finish.prompt_tokens for finish in finishes),
+        cached_tokens=sum(finish.cached_tokens for finish in finishes),
+        decode_tokens=sum(finish.decode_tokens for finish in finishes),
+    )
 
 
 def _cut(posting: Posting, from_ns: int, to_ns: int) -> Amounts:

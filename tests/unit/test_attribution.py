@@ -9,7 +9,6 @@ from collections import defaultdict
 import pytest
 
 from fakes.evidence import (
-    MODEL,
     PID,
     counter,
     gpu,
@@ -25,6 +24,7 @@ from wattledger.records import (
     CostModel,
     Device,
     DeviceKind,
+    Evidence,
     Page,
     PinnedCost,
     Process,
@@ -245,7 +245,7 @@ def test_an_engine_owns_cpu_energy_too_and_tokens_stand_on_its_gpu() -> None:
 def test_context_cost_belongs_to_decode() -> None:
     cost = CostModel(0.0, 1.0, 1.0, 0.5, "pinned")
     tokens = (RequestTokens("r", 10, 2, 8), RequestTokens("q", 10, 0, 8))
-    mixed = [PinnedCost("e", cost), Step("e", 1, 0, ns(1), tokens)]
+    mixed: list[Evidence] = [PinnedCost("e", cost), Step("e", 1, 0, ns(1), tokens)]
     pages = pages_of([gpu(), *counter([(0, 0), (1, 30)]), *owned_engine(cost=None), *mixed])
     booked = {key: uj / 1e6 for key, uj in request_uj(pages).items()}
     assert booked == {("r", P): 10.0, ("r", D): 6.0, ("q", P): 14.0}

@@ -235,11 +235,12 @@ def test_many_engines_need_two_minutes_as_one_does_and_no_fit_a_window() -> None
             identified_at = n + 1
     assert 18 <= identified_at <= 30
     assert estimates <= 5
+    assert state.groups.blocks == 8
 
 
 def test_an_engine_of_the_key_that_joins_is_told_of_with_the_next_fit() -> None:
     hardware = Hardware()
-    state = learned([hardware.lesson() for _ in range(60)])
+    state = learned([hardware.lesson() for _ in range(220)])
     assert state.fit is not None
     assert state.fit.engines == ("e",)
     for _ in range(24):
@@ -293,6 +294,22 @@ def test_a_phase_that_cannot_be_told_is_booked_within_its_interval() -> None:
         value_j, half_j = state.found.values[PREFILL], state.found.halves[PREFILL]
         assert max(value_j - half_j, 0.0) <= state.cost.a_j <= value_j + half_j
         assert 0.0 < state.cost.a_j < 0.1
+
+
+def test_what_stands_in_for_a_phase_keeps_to_its_interval() -> None:
+    hardware = Hardware()
+    lessons = []
+    for _ in range(96):
+        one = hardware.lesson(mix=0.0)
+        prefill = one.did.decode_tokens * hardware.random.uniform(0, 2)
+        lessons.append(replace(one, did=one.did._replace(prefill_tokens=prefill)))
+    state = learned(lessons)
+    assert state.cost is not None
+    assert state.found is not None
+    assert state.fit is not None
+    assert state.fit.a is None
+    assert state.found.values[PREFILL] + state.found.halves[PREFILL] < state.cost.b_j / 8 / 2
+    assert state.cost.a_j < state.cost.b_j / 8 / 2
 
 
 def test_idle_power_above_what_work_draws_is_forgotten_as_is_what_a_long_step_may_cover() -> None:

@@ -19,6 +19,7 @@ class Told:
     energy_j: float = 3.75
     gco2e: float | None = None
     decode_tokens: int = 3
+    prompt_tokens: int | None = 5
     quality: str = "measured"
     method: str = "calibrated"
     finished: bool = True

@@ -73,10 +73,8 @@ def test_processes_that_answer_in_turn_book_no_history(sticky: int, with_start: 
         other = look // sticky % 2 == 1
         tokens[other] += 3
         started_s = (1e9 + 500 * other) if with_start else 0.0
-        began = -S * (50 if other else 100)
-        counting.take(
-            look * S, Reading({DECODE: tokens[other]}, 0, 0, "", started_s), lambda: began
-        )
+        reading = Reading({DECODE: tokens[other]}, 0, 0, "", started_s)
+        counting.take(look * S, reading, lambda: -50 * S)
     assert counting.falls > 1
     assert 2500 < counting.told.decode_tokens <= 3000
     assert counting.restarts == 0

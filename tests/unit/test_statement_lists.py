@@ -181,6 +181,7 @@ def test_requests_costliest_first() -> None:
         "method": "shapley",
         "quality": "measured",
         "host": "h1",
+        "provisional": False,
     }
     assert [line["request"] for line in lines] == ["r2", "r1"]
 
@@ -207,7 +208,7 @@ def test_requests_are_priced_when_they_finished() -> None:
     assert "operational carbon only" in str(told["warnings"])
     lines = told["requests"]
     assert isinstance(lines, list)
-    assert list(lines[0])[-4:] == ["gco2e", "method", "quality", "host"]
+    assert list(lines[0])[-5:] == ["gco2e", "method", "quality", "host", "provisional"]
     with pytest.raises(DataMissingError):
         requests_statement(MemoryStore([PAGE]), window(0, 11), intensity=steps)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.memory_store import MemoryStore
 from fakes.pages import CLOCK, CPU0, GPU0, T0_NS, account, balanced_page, posting
 from wattledger.records import (
     NS_PER_S,
@@ -47,9 +48,11 @@ def share(
     device: str = "gpu0",
     method: str = "calibrated",
     quality: Quality = Quality.MEASURED,
+    job: str | None = None,
 ) -> Posting:
     start_ns = T0_NS + at * WINDOW_NS
     to = account(activity, engine=ENGINE, method=method, quality=quality)
+    to = replace(to, workload="vllm", job=job) if job else to
     amounts = Amounts(energy_uj // 2, energy_uj - energy_uj // 2)
     return posting(start_ns, start_ns + WINDOW_NS, amounts, device=device, to=to, request=request)
 
@@ -116,6 +119,39 @@ def test_a_request_without_energy_is_told_all_the_same(ledger: SqliteLedger) -> 
     ledger.book(page(0, [], finish("r1", 0)))
     (request,) = found(ledger, 0)
     assert (request.energy_uj, request.method) == (0, "none")
+
+
+def test_an_id_that_finished_twice_is_one_line_with_its_energy_once(ledger: SqliteLedger) -> None:
+    pages = [
+        page(0, [share("r1", 0, 40), share("r2", 0, 5)], finish("r1", 0, "a"), finish("r2", 0)),
+        page(1, [share("r1", 1, 60)], finish("r1", 1, "a")),
+    ]
+    ledger.book_all(pages)
+    span = T0_NS, T0_NS + 2 * WINDOW_NS
+    first, second = ledger.requests(*span, ALL)
+    assert (first.finish.request, first.energy_uj) == ("r1", 100)
+    assert first.finish == replace(
+        finish("r1", 1, "a"), prompt_tokens=200, cached_tokens=20, decode_tokens=40
+    )
+    assert second.energy_uj == 5
+    assert MemoryStore(pages).requests(*span) == [first, second]
+    # Of a window that holds one end alone it is still all that its copies say.
+    assert [item.energy_uj for item in found(ledger, 1)] == [100]
+
+
+def test_an_id_of_two_owners_has_a_line_for_each(ledger: SqliteLedger) -> None:
+    shares = [share("r1", 0, 40, job="a"), share("r1", 0, 7, job="b")]
+    pages = [
+        page(0, shares, finish("r1", 0, "a"), replace(finish("r1", 0, "b"), finished_ns=T0_NS + 9)),
+        page(1, [share("r1", 1, 60, job="a")], finish("r1", 1, "a")),
+    ]
+    ledger.book_all(pages)
+    span = T0_NS, T0_NS + 2 * WINDOW_NS
+    both = ledger.requests(*span, ALL)
+    told = [(item.finish.job, item.energy_uj, item.finish.decode_tokens) for item in both]
+    assert told == [("a", 100, 40), ("b", 7, 20)]
+    assert MemoryStore(pages).requests(*span) == both
+    assert ledger.requests(*span, Filters(job=("b",))) == both[1:]
 
 
 def test_one_name_in_two_boots_is_two_requests(ledger: SqliteLedger) -> None:

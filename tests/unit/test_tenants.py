@@ -111,10 +111,40 @@ def test_an_owner_is_told_once_and_again_where_its_client_says_otherwise() -> No
 def test_an_id_used_again_is_not_the_former_clients() -> None:
     book = Tenants()
     book.news(ENGINE, ["r1", "r2"], ["acme", "acme"], 0)
-    book.ended("vllm-7", ["r1"])
+    book.ended("vllm-7", ["r1"], 7)
     assert book.news(ENGINE, ["r1", "r2"], ["", ""], 0) == [
-        RequestOwner("vllm-7", "r1", None, None)
+        RequestOwner("vllm-7", "r1", None, None, 7)
     ]
+    book.ended("vllm-7", ["r1"], 9)
+    # Whoever had it without a word has no part in what comes after, nor is it the next one's.
+    assert book.news(ENGINE, ["r1"], ["beta"], 0, begins=lambda: {"r1": 20}) == [
+        RequestOwner("vllm-7", "r1", None, None),
+        RequestOwner("vllm-7", "r1", None, "beta", 20),
+    ]
+
+
+def test_a_request_that_two_reporters_give_to_different_clients_is_nobodys() -> None:
+    book = Tenants()
+    withdrawn = [RequestOwner("vllm-7", "r1", None, None, at_ns) for at_ns in (3, 5)]
+
+    def told(source: str, word: str, since_ns: int) -> list[RequestOwner]:
+        return book.news(ENGINE, ["r1"], [word], 0, source=source, begins=lambda: {"r1": since_ns})
+
+    assert told("a", "acme", 5) == [RequestOwner("vllm-7", "r1", None, "acme", 5)]
+    assert told("b", "", 6) == told("b", "acme", 7) == []
+    assert told("b", "beta", 3) == withdrawn
+    for source, word in (("a", "acme"), ("b", "beta"), ("a", "corp"), ("c", "acme")):
+        assert told(source, word, 9) == []
+    book.ended("vllm-7", ["r1"], 11)
+    # The other one's last batch reaches back to when both were under way.
+    assert told("b", "beta", 10) == [RequestOwner("vllm-7", "r1", None, "beta", 11)]
+
+
+def test_different_words_for_one_owner_are_no_contradiction() -> None:
+    book = Tenants([tenant_rule_of({"tenant": "acme-*", "job": "acme"})])
+    assert len(book.news(ENGINE, ["r1"], ["acme-east"], 0, source="a")) == 1
+    found = book.news(ENGINE, ["r1"], ["acme-west"], 0, source="b")
+    assert [owner.job for owner in found] == ["acme"]
 
 
 def test_words_of_clients_are_cut_and_made_printable() -> None:
@@ -160,7 +190,7 @@ def test_what_is_remembered_is_bounded() -> None:
         ({"request": "{a}-{a}", "job": "x"}, "must not capture one {name} twice in request"),
         ({"request": "{a}", "tenant": "{a}", "job": "x"}, "must not capture one {name} in both"),
         ({"request": "{a}", "job": "{b}"}, "must have no braces in job but {a}"),
-        ({"tenant": "x", "workload": "{b}"}, "must have no braces in workload but none"),
+        ({"tenant": "x", "workload": "{b}"}, "must have no braces in workload, as no pattern"),
     ],
 )
 def test_a_rule_that_cannot_hold_is_refused(value: object, said: str) -> None:

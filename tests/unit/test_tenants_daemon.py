@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from fakes.collecting import NOW_NS, a_world, batch_of
@@ -77,34 +78,56 @@ def test_an_owner_is_told_with_the_batch_that_names_it_first(tmp_path: Path) -> 
     first, second = (item for item in world.commit() if isinstance(item, Delivery))
     owners = [item for item in first.introduced if isinstance(item, RequestOwner)]
     assert owners == [
-        RequestOwner("fake-1", "r1", None, "job-1"),
-        RequestOwner("fake-1", "r2", None, "job-2"),
+        RequestOwner("fake-1", "r1", None, "job-1", first.events.begins()["r1"]),
+        RequestOwner("fake-1", "r2", None, "job-2", first.events.begins()["r2"]),
     ]
     # r1 finished in the first batch: whoever bears that id now is another.
     again = [item for item in second.introduced if isinstance(item, RequestOwner)]
-    assert again == owners[:1]
+    (finish,) = (finish for finish in first.events.finishes if finish.request == "r1")
+    since_ns = max(second.events.begins()["r1"], finish.t_ns)
+    assert again == [replace(owners[0], since_ns=since_ns)]
 
 
-def test_a_recording_names_the_tenants_it_finds_and_ends_where_one_changes(tmp_path: Path) -> None:
+def say_beta(world: World, sequence: int, source: str) -> None:
+    at_ns = world.time.now_ns
+    again = a_batch(
+        sequence,
+        [(at_ns, at_ns + 1, [("r-acme", 0, 1, 9)])],
+        boot_id=BOOT_ID,
+        sent_ns=at_ns,
+        pids=[41],
+        job="engine",
+        source=source,
+    )
+    again.request_tenants.append("beta")
+    world.sources.take(again, at_ns)
+
+
+def test_a_recording_names_the_tenants_and_from_when_on_they_hold(tmp_path: Path) -> None:
     world = begin(tmp_path)
     push(world, 1, 1000.9)
     world.run(1002)
     subscription = world.recorder.subscribe()
     assert subscription is not None
     world.run(1003)
-    records = [decode(line) for line in subscription.next()]
-    assert RequestOwner("fake-1", "r-acme", None, "acme") in records
+    owner = RequestOwner("fake-1", "r-acme", None, "acme", 1000 * S)
+    assert owner in [decode(line) for line in subscription.next()]
+    # Its own client says otherwise: from then on.
+    say_beta(world, 2, "fake/1/1")
+    world.run(1005)
+    found = [decode(line) for _ in range(4) for line in subscription.next()]
+    assert replace(owner, job="beta", since_ns=1003 * S) in found
     assert subscription.ended is None
-    again = a_batch(
-        2,
-        [(1003 * S, 1003 * S + 1, [("r-acme", 0, 1, 9)])],
-        boot_id=BOOT_ID,
-        sent_ns=world.time.now_ns,
-        pids=[41],
-        job="engine",
-    )
-    again.request_tenants.append("beta")
-    world.sources.take(again, world.time.now_ns)
+
+
+def test_a_recording_ends_where_a_request_turns_out_to_be_nobodys(tmp_path: Path) -> None:
+    world = begin(tmp_path)
+    push(world, 1, 1000.9)
+    world.run(1002)
+    subscription = world.recorder.subscribe()
+    assert subscription is not None
+    world.run(1003)
+    say_beta(world, 1, "another")
     world.run(1005)
     assert subscription.ended is not None
     assert "r-acme" in subscription.ended

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from wattledger.apportion import between
-from wattledger_collectors.scrape.falls import NS_PER_S, Began, Doubts, Pace, nobody_knows
+from wattledger_collectors.scrape.falls import NS_PER_S, Began, Doubts, Pace, is_after, nobody_knows
 from wattledger_collectors.scrape.protocol import Kind, Reading, ScrapeError, Series
 
 CARRY_NS = 60 * NS_PER_S
@@ -153,10 +153,11 @@ class Counting:
         fallen = self._doubts.fallen(known, reading.counters, self._pace, gap_ns)
         if reading.fell or (last_s > 0.0 and abs(self._started_s - last_s) > 1.0):
             fallen |= {series.epoch for series in (*known, *reading.counters)}
-        looked_ns = t_ns - gap_ns
         anew: set[str] = set()
         if fallen:
-            anew = self._doubts.anew(fallen, reading.counters, self._pace, looked_ns, t_ns, began)
+            certain = is_after(began(), t_ns - gap_ns)
+            pace, doubts = self._pace, self._doubts
+            anew = doubts.anew(fallen, reading.counters, pace, gap_ns, certain=certain)
             self.restarts += bool(anew)
             self.falls += fallen != anew
             self._fell_ns = [*self._fell_ns, t_ns][-MOST_FALLS:]

@@ -26,6 +26,11 @@ def nobody_knows() -> None:
     return
 
 
+def is_after(began_ns: int | None, looked_ns: int) -> bool:
+    """Whether a process is known to have begun after a look, give or take what clocks round."""
+    return began_ns is not None and began_ns > looked_ns - _SLACK_NS
+
+
 class Pace:
     """How fast one engine's counters were seen to rise, by what they count."""
 
@@ -71,16 +76,15 @@ class Doubts:
         fallen: set[str],
         now: Mapping[Series, float],
         pace: Pace,
-        looked_ns: int,
-        t_ns: int,
-        began: Began,
+        gap_ns: int,
+        *,
+        certain: bool,
     ) -> set[str]:
-        """Those of them that began at 0 after the last look; the others are doubted."""
-        began_ns = began()
-        if began_ns is not None and began_ns > looked_ns - _SLACK_NS:
+        """Those of them that began at 0, for `certain` or likely; the others are doubted."""
+        if certain:
             found = set(fallen)
         else:
-            gap_ns = min(t_ns - looked_ns, _MOST_GAP_NS)
+            gap_ns = min(gap_ns, _MOST_GAP_NS)
             large = {s.epoch for s, value in now.items() if value > pace.most(s.kind, gap_ns)}
             found = fallen - large
         self._doubted = (self._doubted | fallen) - found

@@ -70,6 +70,17 @@ class StepColumns:
     def __len__(self) -> int:
         return len(self.seqs)
 
+    def begins(self) -> dict[str, int]:
+        """When the first step of each request began, by name."""
+        found: dict[int, int] = {}
+        # The earliest last, whose word stays.
+        for at in sorted(range(len(self)), key=self.starts_ns.__getitem__, reverse=True):
+            found.update(dict.fromkeys(self.requests[at], self.starts_ns[at]))
+        for request, first, length, _ in self.stretches:
+            start_ns = min(self.starts_ns[first : first + length])
+            found[request] = min(start_ns, found.get(request, start_ns))
+        return {self.names[request]: start_ns for request, start_ns in found.items()}
+
     def own(self, at: int) -> Iterator[tuple[int, int, int, int]]:
         """(request, prefill, decode, context) of a step's own lists."""
         columns = (self.prefill_tokens[at], self.decode_tokens[at], self.context_tokens[at])

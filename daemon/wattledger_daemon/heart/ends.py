@@ -72,7 +72,7 @@ class Ends:
                 finish.request,
                 finish.engine,
                 self._engines[finish.engine].engine.model,
-                *self._engines[finish.engine].owner_of(finish.request),
+                *_owner_of(self._engines[finish.engine], finish),
                 epoch_ns + finish.t_ns,
                 finish.prompt_tokens,
                 finish.cached_tokens,
@@ -84,7 +84,7 @@ class Ends:
 
     def _account(self, engine: EngineWindow, finish: Finish) -> Account:
         """The account of a finish, each made once."""
-        workload, job = engine.owner_of(finish.request)
+        workload, job = _owner_of(engine, finish)
         key = (finish.engine, bool(finish.decode_tokens), workload, job)
         known = self._accounts.get(key)
         if known is None:
@@ -100,6 +100,11 @@ class Ends:
                 engine.engine.model,
             )
         return known
+
+
+def _owner_of(engine: EngineWindow, finish: Finish) -> tuple[str | None, str | None]:
+    """Whose the request was just before: its id may begin again at that very moment."""
+    return engine.whose.at(finish.request, finish.t_ns - 1)
 
 
 def summed(amounts: Sequence[Amounts]) -> Amounts:

@@ -25,6 +25,7 @@ from wattledger.records import (
 )
 from wattledger_daemon.heart.attribution.cost import WindowSteps
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, carried_on
+from wattledger_daemon.heart.attribution.whose import Whose
 from wattledger_daemon.heart.attribution.window import EngineWindow
 from wattledger_daemon.heart.columns import StepColumns
 from wattledger_daemon.heart.engine_steps import EngineSteps
@@ -260,8 +261,8 @@ class EvidenceBook:
             self.cost_of(name),
             self._window_steps(name, start_ns, end_ns),
             self.token_device(engine),
-            *self._tenures.owner_of(engine, start_ns),
-            self._owners.of(name),
+            *(names := self._tenures.owner_of(engine, start_ns)),
+            Whose(*names, self._owners.of(name)),
         )
 
     def _window_steps(self, engine: str, start_ns: int, end_ns: int) -> WindowSteps:
@@ -353,7 +354,7 @@ class EvidenceBook:
             self._pids_seen_ns[device] = {p: at for p, at in seen_ns.items() if at >= t_ns}
         self._tenures.forget_before(t_ns)
         self._forget_gone()
-        self._owners.forget(self._named)
+        self._owners.forget(self._named, t_ns)
 
     def _forget_gone(self) -> None:
         alive = {pid for seen_ns in self._pids_seen_ns.values() for pid in seen_ns}

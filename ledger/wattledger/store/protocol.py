@@ -175,7 +175,11 @@ class Store(Protocol):
     def requests(
         self, start_ns: int, end_ns: int, filters: Filters = Filters()
     ) -> list[RequestEnergy]:
-        """Requests finished in the window, costliest first (ties: engine, then request)."""
+        """Requests finished in the window, costliest first (ties: engine, then request).
+
+        Several of one id, engine, boot and owner are one: with all their tokens, the energy of
+        the id once, and the last one's end. Where an id had several owners each has its own.
+        """
 
     def close(self) -> None:
         """Release the ledger; further calls are errors."""

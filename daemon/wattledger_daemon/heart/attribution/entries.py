@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from wattledger.apportion import apportion_in_order
 from wattledger.records import Account, Activity, Amounts, Quality
-from wattledger_daemon.heart.attribution.phases import Owner, Phase
+from wattledger_daemon.heart.attribution.phases import Phase
 from wattledger_daemon.heart.attribution.steps import Quantities
+from wattledger_daemon.heart.attribution.whose import Owner
 
 AccountOf = Callable[[Activity, Owner], Account]
 _Key = tuple[str, Quality, str]

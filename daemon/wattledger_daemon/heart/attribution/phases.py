@@ -8,7 +8,7 @@ tokens * (U(j) - U(i)), U being the sum of u before a step. The sums are whole n
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, compress
 from typing import NamedTuple
@@ -21,12 +21,10 @@ from wattledger_daemon.heart.attribution.cost import (
     prices,
 )
 from wattledger_daemon.heart.attribution.steps import Parts, Quantities, Weighed
+from wattledger_daemon.heart.attribution.whose import Key, Owner, Whose
 from wattledger_daemon.heart.runs import Block, Run
 
 _UNIT = 2.0**64
-_PHASES = (Activity.DECODE, Activity.PREFILL)
-
-Owner = tuple[str | None, str | None]
 
 
 class Phase(NamedTuple):
@@ -78,8 +76,8 @@ class _Lines:
 class Phases:
     """The requests' phases of an engine in a window, in the order of `known`.
 
-    `owner_of` tells whose a request is. Built once per engine and window, then asked by every
-    device.
+    One whose id came again as another client's has one for each. Built once per engine and window,
+    then asked by every device.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class Phases:
         steps: WindowSteps,
         weighed: Sequence[Weighed],
         cost: CostModel,
-        owner_of: Callable[[str], Owner],
+        whose: Whose,
     ) -> None:
         self._steps, self._weighed, self._cost = steps, weighed, cost
         self._prices = prices(steps, weighed, cost)
@@ -97,26 +95,24 @@ class Phases:
         for place, (number, index) in enumerate(steps.places):
             self._places[number][index] = place
         runs = [
-            list(_touching(block, places))
+            [part for run in _touching(block, places) for part in whose.cut(block, run)]
             for block, places in zip(steps.blocks, self._places, strict=True)
         ]
-        self.known = sorted(set(_phases(runs, owner_of)), key=_order)
-        index_of = {
-            activity: {p.request: i for i, p in enumerate(self.known) if p.activity is activity}
-            for activity in _PHASES
-        }
-        self._lines = [
-            self._lines_of(found, index_of[Activity.DECODE], index_of[Activity.PREFILL])
-            for found in runs
-        ]
+        phases = _phases(runs, whose)
+        self.known = sorted({p for found in phases for p in found.values()}, key=_order)
+        places_of = {phase: place for place, phase in enumerate(self.known)}
+        decodes, prefills = (
+            {key: places_of[phase] for key, phase in found.items()} for found in phases
+        )
+        self._lines = [self._lines_of(found, decodes, prefills) for found in runs]
 
     def _lines_of(
-        self, runs: Iterable[Run], decodes: dict[str, int], prefills: dict[str, int]
+        self, runs: Iterable[tuple[Key, Run]], decodes: dict[Key, int], prefills: dict[Key, int]
     ) -> _Lines:
         lines = _Lines()
         context = self._cost.c_j > 0.0
-        for run in runs:
-            name, first, stop, prefill, decode, attended, growth = run
+        for name, run in runs:
+            _, first, stop, prefill, decode, attended, growth = run
             if prefill:
                 lines.tokens.append(_Line(prefills[name], first, stop, prefill))
             if decode:
@@ -233,18 +229,19 @@ def _touching(block: Block, places: Sequence[int | None]) -> Iterator[Run]:
             yield run
 
 
-def _phases(runs: Iterable[Iterable[Run]], owner_of: Callable[[str], Owner]) -> Iterator[Phase]:
-    decodes: set[str] = set()
-    prefills: set[str] = set()
+def _phases(
+    runs: Iterable[Iterable[tuple[Key, Run]]], whose: Whose
+) -> tuple[dict[Key, Phase], dict[Key, Phase]]:
+    """Phases that decode, and those that prefill, by request and holder."""
+    decodes: dict[Key, Phase] = {}
+    prefills: dict[Key, Phase] = {}
     for found in runs:
-        for run in found:
-            if run.decode_tokens:
-                decodes.add(run.request)
-            if run.prefill_tokens or not run.decode_tokens:
-                prefills.add(run.request)
-    for activity, requests in ((Activity.DECODE, decodes), (Activity.PREFILL, prefills)):
-        for request in requests:
-            yield Phase(activity, owner_of(request), request)
+        for key, run in found:
+            if run.decode_tokens and key not in decodes:
+                decodes[key] = Phase(Activity.DECODE, whose.holder(key), key[0])
+            if (run.prefill_tokens or not run.decode_tokens) and key not in prefills:
+                prefills[key] = Phase(Activity.PREFILL, whose.holder(key), key[0])
+    return decodes, prefills
 
 
 def _order(phase: Phase) -> tuple[str, str, str, str]:

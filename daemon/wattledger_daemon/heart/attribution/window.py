@@ -7,7 +7,7 @@ time are then apportioned by largest remainder, so the books balance whatever th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from wattledger.records import (
@@ -18,16 +18,16 @@ from wattledger.records import (
     Device,
     Engine,
     Quality,
-    RequestOwner,
     UseRecord,
 )
 from wattledger_daemon.heart.attribution.cost import WindowSteps
 from wattledger_daemon.heart.attribution.entries import AccountOf, Draft, Entry
 from wattledger_daemon.heart.attribution.laying import DeviceWindow, Laid, lay, stretches_by_use
-from wattledger_daemon.heart.attribution.phases import Owner as OwnerNames
 from wattledger_daemon.heart.attribution.phases import Phases
 from wattledger_daemon.heart.attribution.shares import Holder, Nobody, Owner, shares_of
 from wattledger_daemon.heart.attribution.steps import BusyTime, Parts, Quantities
+from wattledger_daemon.heart.attribution.whose import Owner as OwnerNames
+from wattledger_daemon.heart.attribution.whose import Whose
 from wattledger_daemon.heart.tenures import Tenures
 
 COARSE = "coarse"
@@ -38,7 +38,7 @@ COARSE = "coarse"
 class EngineWindow:
     """What is known of one engine in a window, and whose it is; `token_device` has its tokens.
 
-    `owners` are those of its requests that have one of their own.
+    `whose` tells it of its requests.
     """
 
     engine: Engine
@@ -47,22 +47,12 @@ class EngineWindow:
     token_device: str | None
     workload: str | None
     job: str | None
-    owners: Mapping[str, RequestOwner]
+    whose: Whose
 
     @property
     def method(self) -> str:
         """How its energy is split among requests and phases."""
         return COARSE if self.engine.coarse else self.cost.method
-
-    def owner_of(self, request: str) -> OwnerNames:
-        """(workload, job) of a request: its own, for the rest the engine's."""
-        own = self.owners.get(request)
-        if own is None:
-            return self.workload, self.job
-        return (
-            self.workload if own.workload is None else own.workload,
-            self.job if own.job is None else own.job,
-        )
 
 
 class _EngineBooks:
@@ -72,7 +62,7 @@ class _EngineBooks:
         weighed = list(item.steps.weighed(item.cost))
         self.item = item
         self.busy = BusyTime(weighed, start_ns, end_ns, by_cost=item.method == CALIBRATED)
-        self.phases = Phases(item.steps, weighed, item.cost, item.owner_of)
+        self.phases = Phases(item.steps, weighed, item.cost, item.whose)
 
 
 _Weights = tuple[float, float, float]
