@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from fakes.collecting import question
+from fakes.pipeline_world import begin
 from wattledger_daemon.health import EngineHealth
 from wattledger_daemon.rivals import Rivals, reporter_pid
 
@@ -57,6 +60,18 @@ def test_one_that_is_silent_claims_nothing(caplog: pytest.LogCaptureFixture) -> 
         told = [("a", HOOK), ("b", replace(PROXY, last_ns=now_ns))]
         rivals.look(told, now_ns)
     assert caplog.messages == []
+
+
+def test_the_daemon_looks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    world = begin(tmp_path)
+    for second in range(1000, 1013):
+        world.time.now_ns = second * S
+        world.committed()
+        other = question(sent_ns=world.time.now_ns, source="openai/9/1/proxy")
+        other.engine.engine, other.engine.coarse = "openai-1", True
+        world.sources.take(other, world.time.now_ns)
+        world.pipeline.turn()
+    assert "event=engine_reported_twice" in caplog.text
 
 
 @pytest.mark.parametrize(
