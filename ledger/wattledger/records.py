@@ -258,8 +258,7 @@ class CostModel:
 
 
 DEFAULT_COST_MODEL = CostModel(0.0, 1.0, 8.0, 0.0, "default-weights")
-CALIBRATED = "calibrated"
-"""The method of a cost model that was learned from this very engine, in its own joules."""
+CALIBRATED = "calibrated"  # learned from this very engine, in its own joules
 
 
 @dataclass(frozen=True, slots=True)
